@@ -1,0 +1,57 @@
+# Every target sets up what it needs: `make demo` works on a fresh clone.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Create .venv and install today's versions of everything (constraints.txt)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; ok = (3, 10) <= v < (3, 14); \
+	  sys.exit(None if ok else f"make setup: Python 3.10 to 3.13 is needed. Received: {v[0]}.{v[1]}. Try make PYTHON=python3.11 setup")'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { echo "make setup: this Python has no venv module. On Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train]' --group dev
+	@touch $@
+
+demo: setup ## Train on a small image set, serve it, classify pictures (about 1 minute)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" ./demo.sh
+
+test: setup ## Run the test suite
+	$(BIN)/pytest -m 'not containers and not measured'
+
+check: setup ## Lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+containers: setup ## Build the images; train, serve and classify in containers (needs Docker)
+	$(BIN)/pytest -m containers
+
+measured: setup ## Reach the stated accuracy on real photographs (needs data and weights, see docs/benchmarks.md)
+	$(BIN)/pytest -m measured
+
+# In a venv of its own: this protoc writes code for protobuf 6.31.1, the oldest that the client takes,
+# and does not go together with newer packages.
+wire: ## Generate the client's messages from serving_client/wire/serving.proto
+	$(PYTHON) -m venv build/protoc
+	build/protoc/bin/pip install --quiet grpcio-tools==1.75.1
+	build/protoc/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. serving_client/wire/serving.proto
+
+lock: ## Write constraints.txt anew from pyproject.toml
+	uv pip compile --universal --upgrade --no-python-downloads --quiet --python-version 3.10 --no-header --no-annotate \
+	  --all-extras --group dev --output-file constraints.txt pyproject.toml
+	uv pip compile --universal --upgrade --no-python-downloads --quiet --python-version 3.10 --no-header --no-annotate - <<<'pip' | grep '^pip==' >> constraints.txt
+
+clean: ## Remove what the targets above made, but not .venv
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help setup demo test check containers measured wire lock clean

@@ -1,0 +1,179 @@
+"""One loaded version: a SavedModel in a session, as TensorFlow Serving runs it.
+
+A session, and not `tf.saved_model.load`, because this is the path that TensorFlow Serving takes: the
+same graph, the same kernels and so the same results and messages. Messages about the request itself
+follow tensorflow_serving/servables/tensorflow/predict_util.cc and tensorflow/cc/saved_model/util.cc.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import predict_pb2
+
+from local_server.statuses import StatusError, from_tensorflow, invalid_argument
+
+_DEFAULT_SIGNATURE = "serving_default"
+# A tensor may claim a shape far larger than what it carries; TensorFlow Serving's limit is a message's.
+_MAX_TENSOR_BYTES = 2**31
+
+
+class Servable:
+    """A version that answers Predict; thread-safe."""
+
+    def __init__(self, name: str, version: int, directory: Path) -> None:
+        """Load the SavedModel.
+
+        Raises:
+          tf.errors.OpError, OSError, ValueError, RuntimeError: it is none, or is damaged.
+        """
+        self.name = name
+        self.version = version
+        graph = tf.Graph()
+        self._session = tf.compat.v1.Session(graph=graph)
+        with graph.as_default():
+            meta_graph = tf.compat.v1.saved_model.load(
+                self._session, [tf.saved_model.SERVING], str(directory)
+            )
+        self.signatures: Mapping[str, meta_graph_pb2.SignatureDef] = dict(meta_graph.signature_def)
+        self._calls = {
+            key: self._callable(signature)
+            for key, signature in self.signatures.items()
+            if signature.method_name == tf.saved_model.PREDICT_METHOD_NAME
+        }
+
+    def _callable(self, signature: meta_graph_pb2.SignatureDef) -> Callable[..., list[np.ndarray]]:
+        call: Callable[..., list[np.ndarray]] = self._session.make_callable(
+            [signature.outputs[alias].name for alias in sorted(signature.outputs)],
+            feed_list=[
+                self._session.graph.get_tensor_by_name(signature.inputs[alias].name)
+                for alias in sorted(signature.inputs)
+            ],
+        )
+        return call
+
+    def predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
+        """Run one signature.
+
+        Raises:
+          StatusError: the request does not fit the signature, or a kernel refused it.
+        """
+        key = request.model_spec.signature_name or _DEFAULT_SIGNATURE
+        if key not in self.signatures:
+            raise StatusError(
+                grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{key}" not found.'
+            )
+        if key not in self._calls:
+            raise StatusError(
+                grpc.StatusCode.INTERNAL,
+                "Expected prediction signature method_name to be one of {tensorflow/serving/predict, "
+                "tensorflow/serving/classify, tensorflow/serving/regress}. "
+                f"Was: {self.signatures[key].method_name}",
+            )
+        signature = self.signatures[key]
+        inputs = _parse_inputs(signature, request.inputs)
+        wanted = _wanted_outputs(signature, request.output_filter)
+        try:
+            values = self._calls[key](*inputs)
+        except tf.errors.OpError as error:
+            raise StatusError(from_tensorflow(error.error_code), error.message) from error
+        response = predict_pb2.PredictResponse()
+        response.model_spec.name = self.name
+        response.model_spec.version.value = self.version
+        response.model_spec.signature_name = key
+        for alias, value in zip(sorted(signature.outputs), values, strict=True):
+            if alias in wanted:
+                response.outputs[alias].CopyFrom(_to_proto(value))
+        return response
+
+
+def _parse_inputs(
+    signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, tensor_pb2.TensorProto]
+) -> list[np.ndarray]:
+    """Return the inputs in the order of their sorted aliases, each of the signature's dtype."""
+    _check_input_names(signature, inputs)
+    parsed = []
+    for index, alias in enumerate(sorted(signature.inputs)):
+        value = _from_proto(alias, inputs[alias])
+        expected = signature.inputs[alias].dtype
+        if inputs[alias].dtype != expected:
+            raise invalid_argument(
+                f"Expects arg[{index}] to be {_dtype_name(expected)} but "
+                f"{_dtype_name(inputs[alias].dtype)} is provided"
+            )
+        parsed.append(value)
+    return parsed
+
+
+def _check_input_names(
+    signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, tensor_pb2.TensorProto]
+) -> None:
+    sent, expected = set(inputs), set(signature.inputs)
+    if len(sent) != len(expected):
+        raise invalid_argument(
+            f"input size does not match signature: {len(sent)}!={len(expected)} len({_braced(sent)}) != "
+            f"len({_braced(expected)}). Sent extra: {_braced(sent - expected)}. "
+            f"Missing but required: {_braced(expected - sent)}."
+        )
+    for alias in sorted(expected - sent):
+        raise invalid_argument(
+            f"Signature input alias: {alias}(feed name: {signature.inputs[alias].name}) not found in "
+            "request and no default value provided. Inputs expected to be in the request "
+            f"{_braced(sent)}, or default input alias set: "
+        )
+
+
+def _wanted_outputs(signature: meta_graph_pb2.SignatureDef, output_filter: Iterable[str]) -> set[str]:
+    wanted: set[str] = set()
+    for alias in output_filter:
+        if alias not in signature.outputs:
+            raise invalid_argument(
+                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
+                f"{_braced(signature.outputs)}."
+            )
+        if alias in wanted:
+            raise invalid_argument(f"duplicate output tensor alias: {alias}")
+        wanted.add(alias)
+    return wanted or set(signature.outputs)
+
+
+def _braced(names: Iterable[str]) -> str:
+    return "{" + ",".join(sorted(names)) + "}"
+
+
+def _dtype_name(number: int) -> str:
+    """Return TensorFlow's C++ name of a dtype, which its messages use."""
+    name: str = tf.as_dtype(number).name
+    return {"float32": "float", "float64": "double", "float16": "half"}.get(name, name)
+
+
+def _from_proto(alias: str, tensor: tensor_pb2.TensorProto) -> np.ndarray:
+    try:
+        sizes = [dim.size for dim in tensor.tensor_shape.dim]
+        if min(sizes, default=0) < 0 or tensor.tensor_shape.unknown_rank:
+            raise ValueError("the shape is not fully known")
+        if math.prod(sizes) * tf.as_dtype(tensor.dtype).size > _MAX_TENSOR_BYTES:
+            raise ValueError("the shape is larger than a message can be")
+        value: np.ndarray = tf.make_ndarray(tensor)
+        return value
+    except (ValueError, TypeError, KeyError, MemoryError) as error:
+        raise invalid_argument(f"tensor parsing error: {alias}") from error
+
+
+def _to_proto(value: np.ndarray) -> tensor_pb2.TensorProto:
+    """Encode as TensorFlow Serving does by default: numbers in their typed field."""
+    value = np.asarray(value)
+    if value.dtype != np.float32:
+        return tf.make_tensor_proto(value)
+    tensor = tensor_pb2.TensorProto(dtype=tf.float32.as_datatype_enum)
+    for size in value.shape:
+        tensor.tensor_shape.dim.add(size=size)
+    tensor.float_val.extend(value.ravel())
+    return tensor

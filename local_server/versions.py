@@ -1,0 +1,120 @@
+"""Which versions are loaded: watches a base path, loads the newest, then retires the one before."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from pathlib import Path
+
+from tensorflow_serving.apis import get_model_status_pb2
+
+from local_server.servable import Servable
+from local_server.statuses import from_tensorflow, not_found
+
+_ModelVersionStatus = get_model_status_pb2.ModelVersionStatus
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class VersionState:
+    """What GetModelStatus says of a version: a ModelVersionStatus.State; error code 0 is OK."""
+
+    state: int
+    error_code: int = 0
+    error_message: str = ""
+
+
+class ModelVersions:
+    """The versions of one model.
+
+    As with TensorFlow Serving's default policy the newest version on disk is served, the one before
+    only until the new one is ready, and a version that failed to load is not tried again until it has
+    been removed. A call that has begun on a retired version ends on it: the session lives as long as
+    somebody holds the servable.
+    """
+
+    def __init__(self, name: str, base_path: Path) -> None:
+        self.name = name
+        self._base_path = base_path
+        self._lock = threading.Lock()
+        self._loaded: dict[int, Servable] = {}
+        self._states: dict[int, VersionState] = {}
+
+    def find(self, version: int | None) -> Servable:
+        """Return the servable of that version, or the newest.
+
+        Raises:
+          StatusError: NOT_FOUND.
+        """
+        with self._lock:
+            if version is None and self._loaded:
+                return self._loaded[max(self._loaded)]
+            if version in self._loaded:
+                return self._loaded[version]
+        request = f"Latest({self.name})" if version is None else f"Specific({self.name}, {version})"
+        raise not_found(f"Servable not found for request: {request}")
+
+    def states(self) -> dict[int, VersionState]:
+        """Return the state of each version seen so far, the newest first."""
+        with self._lock:
+            return dict(sorted(self._states.items(), reverse=True))
+
+    def is_ready(self) -> bool:
+        """Tell whether any version answers."""
+        with self._lock:
+            return bool(self._loaded)
+
+    def poll(self) -> None:
+        """Bring what is loaded in line with what is on disk; called from one thread."""
+        on_disk = self._versions_on_disk()
+        newest = max(on_disk, default=None)
+        with self._lock:
+            # One that failed and is gone from disk may come back mended.
+            for version in set(self._states) - on_disk - set(self._loaded):
+                if self._states[version].error_code:
+                    del self._states[version]
+            known = newest is None or newest in self._loaded or self._failed(newest)
+        if newest is not None and not known:
+            self._load(newest)
+        with self._lock:
+            if newest is None or newest in self._loaded:
+                for version in set(self._loaded) - {newest}:
+                    self._retire(version)
+
+    def _failed(self, version: int) -> bool:
+        state = self._states.get(version)
+        return state is not None and state.error_code != 0
+
+    def _versions_on_disk(self) -> set[int]:
+        try:
+            entries = list(self._base_path.iterdir())
+        except OSError as error:
+            _log.warning("%s: waiting for the base path: %s", self.name, error.strerror)
+            return set()
+        return {int(entry.name) for entry in entries if entry.name.isdecimal() and entry.is_dir()}
+
+    def _load(self, version: int) -> None:
+        self._set(version, VersionState(_ModelVersionStatus.LOADING))
+        _log.info("%s: loading version %d", self.name, version)
+        try:
+            servable = Servable(self.name, version, self._base_path / str(version))
+        except Exception as error:  # whatever a damaged SavedModel raises: the versions before stay
+            _log.exception("%s: version %d cannot be loaded", self.name, version)
+            code = from_tensorflow(getattr(error, "error_code", 2)).value[0]
+            self._set(version, VersionState(_ModelVersionStatus.END, code, str(error)))
+            return
+        with self._lock:
+            self._loaded[version] = servable
+            self._states[version] = VersionState(_ModelVersionStatus.AVAILABLE)
+        _log.info("%s: serving version %d", self.name, version)
+
+    def _retire(self, version: int) -> None:
+        del self._loaded[version]
+        self._states[version] = VersionState(_ModelVersionStatus.END)
+        _log.info("%s: retired version %d", self.name, version)
+
+    def _set(self, version: int, state: VersionState) -> None:
+        with self._lock:
+            self._states[version] = state

@@ -1,0 +1,32 @@
+"""A small gRPC client for image classifiers on TensorFlow Serving; it never imports TensorFlow."""
+
+from serving_client.card import ModelCard
+from serving_client.client import Client
+from serving_client.codec import Prediction, Score
+from serving_client.errors import (
+    DeadlineExceeded,
+    ImageError,
+    InvalidRequest,
+    ModelNotFound,
+    ServerError,
+    ServerUnavailable,
+    ServingError,
+)
+from serving_client.preprocessing import ImageInput, InputSpec, preprocess_input
+
+__all__ = [
+    "Client",
+    "DeadlineExceeded",
+    "ImageError",
+    "ImageInput",
+    "InputSpec",
+    "InvalidRequest",
+    "ModelCard",
+    "ModelNotFound",
+    "Prediction",
+    "Score",
+    "ServerError",
+    "ServerUnavailable",
+    "ServingError",
+    "preprocess_input",
+]

@@ -1,0 +1,5 @@
+import sys
+
+from serving_client.cli import main
+
+sys.exit(main(sys.argv[1:]))

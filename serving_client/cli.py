@@ -1,0 +1,129 @@
+"""`python -m serving_client COMMAND`: results on stdout, errors in one line on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+
+from serving_client import preprocessing
+from serving_client.client import Client
+from serving_client.codec import Prediction
+from serving_client.errors import ImageError, ServingError
+
+# Pictures decoded and asked for together: enough to fill requests, few enough to hold in memory.
+_CHUNK = 64
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; return the exit code: 0, 1 (something could not be answered) or 2 (usage)."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        with Client(
+            arguments.server,
+            model=arguments.model,
+            timeout_s=arguments.timeout_s,
+            wait_for_ready=arguments.wait,
+        ) as client:
+            return int(arguments.run(client, arguments))
+    except ServingError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m serving_client",
+        description="Ask an image classifier on TensorFlow Serving.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    server = argparse.ArgumentParser(add_help=False)
+    server.add_argument(
+        "--server", default="localhost:8500", help="HOST:PORT of the gRPC API (default: localhost:8500)"
+    )
+    server.add_argument("--model", required=True, help="name of the model on the server")
+    server.add_argument(
+        "--timeout-s", type=float, default=10.0, help="deadline of each call in seconds (default: 10)"
+    )
+    server.add_argument(
+        "--wait", action="store_true", help="within the deadline, wait for a server that is starting"
+    )
+
+    classify = commands.add_parser("classify", parents=[server], help="print the labels of images")
+    classify.add_argument("images", nargs="+", metavar="IMAGE", help="JPEG, PNG, BMP or GIF files")
+    classify.add_argument("--top-k", type=_positive, default=1, help="labels per image (default: 1)")
+    classify.add_argument(
+        "--via",
+        choices=("images", "encoded"),
+        default="images",
+        help="preprocess here and send float32, or send the files' bytes (default: images)",
+    )
+    classify.add_argument("--json", action="store_true", help="one JSON object per image and line")
+    classify.set_defaults(run=_classify)
+
+    describe = commands.add_parser("describe", parents=[server], help="print the model card as JSON")
+    describe.set_defaults(run=_describe)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1. Received: {text!r}")
+    return int(text)
+
+
+def _describe(client: Client, arguments: argparse.Namespace) -> int:
+    print(json.dumps(client.describe().raw, indent=2, ensure_ascii=False))
+    return 0
+
+
+def _classify(client: Client, arguments: argparse.Namespace) -> int:
+    """Answer what can be answered; a bad image is reported and the others go on."""
+    bad: list[str] = []
+    answers = _answers(client, arguments, bad)
+    if arguments.json:
+        for name, prediction in answers:
+            scores = [{"label": score.label, "probability": score.probability} for score in prediction.scores]
+            print(
+                json.dumps(
+                    {"file": name, "version": prediction.version, "scores": scores}, ensure_ascii=False
+                )
+            )
+    else:
+        _print_table(list(answers))
+    for message in bad:
+        print(f"python -m serving_client: {message}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def _answers(
+    client: Client, arguments: argparse.Namespace, bad: list[str]
+) -> Iterator[tuple[str, Prediction]]:
+    for start in range(0, len(arguments.images), _CHUNK):
+        good = []
+        for name in arguments.images[start : start + _CHUNK]:
+            try:
+                image = (
+                    preprocessing.encode(name) if arguments.via == "encoded" else preprocessing.decode(name)
+                )
+            except ImageError as error:
+                bad.append(str(error))
+                continue
+            good.append((name, image))
+        predictions = client.classify([image for _, image in good], top_k=arguments.top_k, via=arguments.via)
+        yield from zip([name for name, _ in good], predictions, strict=True)
+
+
+def _print_table(answers: Sequence[tuple[str, Prediction]]) -> None:
+    rows = [("file", "label", "probability")]
+    for name, prediction in answers:
+        for score in prediction.scores:
+            rows.append((name, score.label, f"{score.probability:.4f}"))
+            name = ""
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for file, label, probability in rows:
+        print(f"{file:{widths[0]}}  {label:{widths[1]}}  {probability:>{widths[2]}}")

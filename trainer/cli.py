@@ -1,0 +1,160 @@
+"""`python -m trainer COMMAND`: arguments → settings → one function; the only place that exits."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer import config
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError, TrainerError
+from trainer.quiet_import import import_tensorflow
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; return the exit code: 0, 1 (refused or failed) or 2 (wrong usage)."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    try:
+        arguments.run(arguments)
+    except TrainerError as error:
+        print(f"{arguments.prog}: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILURE
+    except KeyboardInterrupt:
+        print(f"{arguments.prog}: interrupted; nothing was published.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer",
+        description="Train an image classifier by transfer learning and publish it for TensorFlow Serving.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_train(commands)
+    _add_sample(commands)
+    _add_export_pretrained(commands)
+    return parser
+
+
+def _add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, run: object
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=summary, description=summary)
+    command.set_defaults(run=run, prog=command.prog)
+    return command
+
+
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _add_command(
+        commands, "train", "train on class folders and publish the next version", _run_train
+    )
+    command.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file of the settings below; flags win over it"
+    )
+    for field in dataclasses.fields(TrainConfig):
+        _add_flag(command, field)
+
+
+def _add_flag(command: argparse.ArgumentParser, field: dataclasses.Field[object]) -> None:
+    """Add the flag of one setting. What is not given stays unset, so that the TOML file can say it."""
+    help_text = field.metadata["help"].replace("%", "%%")
+    if field.default is not dataclasses.MISSING and field.default is not None:
+        help_text += f" (default: {field.default})"
+    hint = typing.get_type_hints(TrainConfig)[field.name]
+    flag = config.flag_of(field.name)
+    if hint is bool:
+        command.add_argument(
+            flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help_text
+        )
+        return
+    command.add_argument(
+        flag,
+        type=config.value_type(field.name),
+        choices=typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else None,
+        default=argparse.SUPPRESS,
+        help=help_text,
+    )
+
+
+def _run_train(arguments: argparse.Namespace) -> None:
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    flags = {key: value for key, value in vars(arguments).items() if key in names}
+    settings = config.resolve(flags, arguments.config)
+    # TensorFlow takes seconds to import: not for --help or a mistyped flag.
+    import_tensorflow()
+    from trainer import run
+
+    published = run.train(settings)
+    measured = ", ".join(
+        f"{split} accuracy {metrics.accuracy:.4f} ({metrics.correct} of {metrics.count})"
+        for split, metrics in published.metrics.items()
+    )
+    print(f"Published {published.path}: {measured}")
+
+
+def _add_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _add_command(
+        commands, "sample", "write a small labelled image set of drawings, for trying things out", _run_sample
+    )
+    command.add_argument("directory", type=Path, metavar="DIR", help="a new or empty directory")
+    command.add_argument(
+        "--seed", type=int, default=0, help="the same seed gives the same images (default: 0)"
+    )
+    command.add_argument(
+        "--train-per-class", type=int, default=40, help="training images of each class (default: 40)"
+    )
+
+
+def _run_sample(arguments: argparse.Namespace) -> None:
+    from trainer import sample
+
+    counts = sample.write_sample(
+        arguments.directory, seed=arguments.seed, train_per_class=arguments.train_per_class
+    )
+    listed = ", ".join(f"{count} {split}" for split, count in counts.items())
+    print(f"Wrote {arguments.directory}: {listed} images of {len(sample.CLASSES)} classes")
+
+
+def _add_export_pretrained(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _add_command(
+        commands,
+        "export-pretrained",
+        "publish an ImageNet network with its 1,000 classes, with no training",
+        _run_export_pretrained,
+    )
+    command.add_argument(
+        "--backbone", default="xception", help="network from keras.applications (default: xception)"
+    )
+    command.add_argument(
+        "--weights",
+        default="imagenet",
+        help="imagenet (downloaded by Keras), none (random), or a .weights.h5 file of the network "
+        "with its top (default: imagenet)",
+    )
+    command.add_argument(
+        "--model-dir", type=Path, required=True, help="versions are published as MODEL_DIR/NAME/1, 2, ..."
+    )
+    command.add_argument("--name", help="name under which the model is served (default: the backbone's)")
+
+
+def _run_export_pretrained(arguments: argparse.Namespace) -> None:
+    import_tensorflow()
+    from trainer import pretrained
+
+    path = pretrained.export_pretrained(
+        arguments.backbone,
+        arguments.weights,
+        arguments.model_dir,
+        arguments.name or arguments.backbone.lower(),
+    )
+    print(f"Published {path}: {arguments.backbone}, 1000 ImageNet classes")

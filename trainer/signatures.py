@@ -1,0 +1,53 @@
+"""What a version answers to: the three signatures of the export contract, around one Keras network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from trainer import backbones, pipeline
+from trainer.backbones import Backbone
+from trainer.classifier import logits_per_class
+
+
+def save(directory: Path, network: keras.Model, backbone: Backbone, image_size_px: int, card: str) -> None:
+    """Write a SavedModel with the signatures `serving_default`, `encoded_images` and `describe`.
+
+    ExportArchive tracks the network's variables; a plain tf.Module around a Keras 3 model loads in
+    Python and fails in TensorFlow Serving with "Could not find variable".
+
+    Args:
+      network: float32 (N, H, W, 3) preprocessed → float32 (N, K) logits, or (N, 1) if binary.
+      card: the model card as JSON.
+    """
+
+    def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits = tf.cast(logits_per_class(network(images, training=False)), tf.float32)
+        return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+
+    def serving_default(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return answer(images)
+
+    def encoded_images(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
+        levels = tf.map_fn(
+            lambda one: pipeline.decode_and_resize(one, image_size_px),
+            encoded,
+            fn_output_signature=tf.TensorSpec((image_size_px, image_size_px, 3), tf.float32),
+        )
+        return answer(backbones.preprocess_input(backbone, levels))
+
+    def describe(query: tf.Tensor) -> dict[str, tf.Tensor]:
+        # One card a row: with batching, TensorFlow Serving wants an input, and outputs as long as it.
+        return {"card": tf.fill(tf.shape(query), card)}
+
+    image_spec = tf.TensorSpec((None, image_size_px, image_size_px, 3), tf.float32, name="images")
+    archive = keras.export.ExportArchive()
+    archive.track(network)
+    archive.add_endpoint("serving_default", serving_default, [image_spec])
+    archive.add_endpoint(
+        "encoded_images", encoded_images, [tf.TensorSpec((None,), tf.string, name="encoded")]
+    )
+    archive.add_endpoint("describe", describe, [tf.TensorSpec((None,), tf.string, name="query")])
+    archive.write_out(str(directory), verbose=False)
