@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from typing import Union
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from trainer.errors import DeviceError
+
+Rows = Union[np.ndarray, tf.Tensor]
+"""Examples along the first axis."""
 
 
 def mirrored_strategy(cpu_replicas: int | None = None) -> tf.distribute.MirroredStrategy:
@@ -20,10 +24,16 @@ def mirrored_strategy(cpu_replicas: int | None = None) -> tf.distribute.Mirrored
       DeviceError: TensorFlow has started with fewer logical CPU devices than asked for.
     """
     gpus = tf.config.list_physical_devices("GPU") if cpu_replicas is None else []
-    if not gpus:
-        _configure_logical_cpus(cpu_replicas or 1)
-    devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")
-    return tf.distribute.MirroredStrategy([device.name for device in devices[: cpu_replicas or len(devices)]])
+    if gpus:
+        return tf.distribute.MirroredStrategy([f"GPU:{index}" for index in range(len(gpus))])
+    replicas = cpu_replicas or 1
+    _configure_logical_cpus(replicas)
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{index}" for index in range(replicas)],
+        # Collective operations on CPUs cannot be used by a second strategy in one process: the runtime
+        # remembers the keys of the first, and fails with "Shape mismatch in the collective instance".
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
 
 
 def _configure_logical_cpus(count: int) -> None:
@@ -40,6 +50,21 @@ def _configure_logical_cpus(count: int) -> None:
         ) from error
 
 
+def deal(strategy: tf.distribute.Strategy, rows: Rows) -> tf.distribute.DistributedValues:
+    """Deal a global batch to the replicas: equal parts in order, the first ones a row more if need be.
+
+    Ten thousand times cheaper to set up than `experimental_distribute_dataset`, whose 0.1 s for each
+    pass is longer than an epoch on stored features. A replica may get no row of a last batch.
+    """
+    bounds = np.linspace(0, len(rows), strategy.num_replicas_in_sync + 1).round().astype(int)
+
+    def part(context: tf.distribute.experimental.ValueContext) -> tf.Tensor:
+        replica = context.replica_id_in_sync_group
+        return tf.convert_to_tensor(rows[bounds[replica] : bounds[replica + 1]])
+
+    return strategy.experimental_distribute_values_from_function(part)
+
+
 class Forward:
     """A model in inference mode over the replicas; traced once, however often it is called."""
 
@@ -51,20 +76,17 @@ class Forward:
         )
 
     def __call__(
-        self, batches: tf.data.Dataset, on_images: Callable[[int], None] = lambda count: None
+        self, batches: Iterable[Rows], on_images: Callable[[int], None] = lambda count: None
     ) -> np.ndarray:
         """Return the outputs for all batches, float32 (number of examples, outputs), in their order.
 
         Args:
-          batches: inputs only; each batch is dealt to the replicas.
+          batches: inputs only; each is dealt to the replicas.
           on_images: told how many examples each step has read.
         """
-        return np.concatenate(list(self._outputs(batches, on_images)))
-
-    def _outputs(self, batches: tf.data.Dataset, on_images: Callable[[int], None]) -> Iterator[np.ndarray]:
-        for inputs in self._strategy.experimental_distribute_dataset(batches):
-            # A batch is dealt to the replicas in order, so joining their parts restores it.
-            parts = self._strategy.experimental_local_results(self._on_replicas(inputs))
-            joined = np.concatenate([part.numpy() for part in parts])
-            on_images(len(joined))
-            yield joined
+        outputs = []
+        for inputs in batches:
+            on_replicas = self._on_replicas(deal(self._strategy, inputs))
+            outputs += [part.numpy() for part in self._strategy.experimental_local_results(on_replicas)]
+            on_images(len(inputs))
+        return np.concatenate(outputs)

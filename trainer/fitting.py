@@ -10,18 +10,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import evaluation
+from trainer import distribution, evaluation
 from trainer.classifier import Loss, top_class
-from trainer.distribution import Forward
+from trainer.distribution import Forward, Rows
 from trainer.errors import TrainerError
 
+Batches = Iterable[tuple[Rows, Rows]]
 TrainStep = Callable[[tuple[tf.Tensor, tf.Tensor]], list[tf.Tensor]]
 
 
@@ -32,7 +33,7 @@ class Examples(Protocol):
     def labels(self) -> np.ndarray:
         """int32 (count,)."""
 
-    def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
+    def batches(self, order: np.ndarray, batch_size: int) -> Batches:
         """Return batches (inputs, labels) of the examples in that order; the last may be smaller."""
 
 
@@ -147,12 +148,13 @@ def _train_step(
 
 def _train_epoch(
     step: TrainStep,
-    batches: tf.data.Dataset,
+    batches: Batches,
     strategy: tf.distribute.Strategy,
     on_images: Callable[[int], None],
 ) -> tuple[float, float]:
     totals = np.zeros(3)
-    for batch in strategy.experimental_distribute_dataset(batches):
+    for inputs, labels in batches:
+        batch = (distribution.deal(strategy, inputs), distribution.deal(strategy, labels))
         result = np.array([value.numpy() for value in step(batch)])
         totals += result
         on_images(int(result[2]))
@@ -163,4 +165,4 @@ def _train_epoch(
 def logits_of(forward: Forward, examples: Examples, batch_size: int) -> np.ndarray:
     """Return the logits of each example once, in the examples' own order."""
     in_order = np.arange(len(examples.labels))
-    return forward(examples.batches(in_order, batch_size).map(lambda inputs, labels: inputs))
+    return forward(inputs for inputs, _ in examples.batches(in_order, batch_size))

@@ -28,13 +28,12 @@ def decode_and_resize(encoded: tf.Tensor, image_size_px: int) -> tf.Tensor:
     Returns:
       float32 (image_size_px, image_size_px, 3), RGB, levels from 0 to 255, not rounded.
     """
-    is_gif = tf.strings.substr(encoded, 0, 3) == b"GIF"
-    # decode_jpeg reads PNG and BMP too, and is the only one with a choice of DCT; it refuses
-    # animations, of which decode_image gives the first frame.
+    is_jpeg = tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
+    # decode_jpeg has the choice of DCT that decode_image lacks, and refuses BMP and animations.
     levels = tf.cond(
-        is_gif,
-        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+        is_jpeg,
         lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
     )
     levels.set_shape((None, None, 3))
     resized = tf.image.resize(levels, (image_size_px, image_size_px), "bilinear", antialias=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
-import tensorflow as tf
 
 from trainer import progress
 from trainer.distribution import Forward
@@ -24,11 +24,11 @@ class FeatureExamples:
     features: np.ndarray
     labels: np.ndarray
 
-    def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
-        """Return batches (float32 (N, F), int32 (N,)) in the given order; the last may be smaller."""
-        return tf.data.Dataset.from_tensor_slices((self.features[order], self.labels[order])).batch(
-            batch_size
-        )
+    def batches(self, order: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield batches (float32 (N, F), int32 (N,)) in the given order; the last may be smaller."""
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            yield self.features[rows], self.labels[rows]
 
 
 def pooled_features(
@@ -46,7 +46,6 @@ def pooled_features(
       description: what the progress bar calls the split.
     """
     in_order = np.arange(len(examples.images))
-    batches = examples.batches(in_order, batch_size)
-    images = batches.map(lambda images, labels: images)
+    images = (images for images, _ in examples.batches(in_order, batch_size))
     with progress.bar(f"features of {description}", len(in_order)) as advance:
         return FeatureExamples(features(images, advance), examples.labels)

@@ -1,0 +1,135 @@
+"""Real parts for all tests: a small image set, a tiny backbone with usable weights, a served version."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trainer.quiet_import import import_tensorflow
+
+import_tensorflow()
+
+import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from local_server.services import build_server  # noqa: E402
+from local_server.versions import ModelVersions  # noqa: E402
+from serving_client import Client  # noqa: E402
+from trainer import distribution, run, sample  # noqa: E402
+from trainer.config import TrainConfig  # noqa: E402
+
+# Logical devices are fixed with the first operation, so every test runs with two.
+distribution.mirrored_strategy(cpu_replicas=2)
+
+IMAGE_SIZE_PX = 32
+
+
+@pytest.fixture(scope="session")
+def image_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6 classes of drawings, 48 px: 8 train, 10 validation and 2 test images each."""
+    directory = tmp_path_factory.mktemp("data") / "images"
+    sample.write_sample(directory, train_per_class=8, image_size_px=48)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """VGG16's weights: random, scaled so that the signal survives all of its layers.
+
+    Few layers make it the quickest to trace, and its input (BGR, mean subtracted) the one that a
+    mistake in preprocessing shows most in. As Keras initializes them, the features of a random
+    backbone all but vanish, and every comparison of its answers would hold for nothing.
+    """
+    keras.utils.set_random_seed(0)
+    network = keras.applications.VGG16(
+        include_top=False, weights=None, input_shape=(IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), pooling="avg"
+    )
+    gains = [1 / 64] + [2**0.5] * 12  # levels to about 1; then He's variance instead of Glorot's
+    convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
+    for layer, gain in zip(convolutions, gains, strict=True):
+        layer.kernel.assign(layer.kernel * gain)
+    path = tmp_path_factory.mktemp("weights") / "vgg16.weights.h5"
+    network.save_weights(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def settings(image_tree: Path, weights_file: Path) -> dict[str, object]:
+    """Settings of a run that takes seconds; a test adds model_dir and what it is about."""
+    return {
+        "data": image_tree,
+        "name": "tiny",
+        "backbone": "vgg16",
+        "weights": str(weights_file),
+        "image_size": IMAGE_SIZE_PX,
+        "learning_rate": 0.03,
+        "epochs": 10,
+        "batch_size": 8,
+        "cpu_replicas": 2,
+    }
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory, settings: dict[str, object]) -> run.Published:
+    """A version that the real trainer published; not to be changed."""
+    return run.train(TrainConfig(model_dir=tmp_path_factory.mktemp("models"), **settings))
+
+
+@pytest.fixture(scope="session")
+def address(published: run.Published) -> Iterator[str]:
+    """HOST:PORT of a local server with the published version, as model `tiny`."""
+    with serving("tiny", published.path.parent) as (address, _):
+        yield address
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[Client]:
+    with Client(address, model="tiny", timeout_s=60) as client:
+        yield client
+
+
+class serving:  # noqa: N801 - used like a function
+    """Run the local server's gRPC API in this process: `with serving(NAME, DIR) as (address, model)`."""
+
+    def __init__(self, name: str, base_path: Path) -> None:
+        self.model = ModelVersions(name, base_path)
+        self.server, self.port = build_server(self.model, "localhost:0", max_threads=8)
+
+    def __enter__(self) -> tuple[str, ModelVersions]:
+        self.model.poll()
+        self.server.start()
+        return f"localhost:{self.port}", self.model
+
+    def __exit__(self, *_: object) -> None:
+        self.server.stop(grace=5).wait()
+
+
+@pytest.fixture
+def read_only_directory() -> Iterator[Path]:
+    """A directory that this process, acting as no root if it is root, may read and not write."""
+    directory = Path(tempfile.mkdtemp())  # pytest's own tmp_path is closed to other users
+    directory.chmod(0o555)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield directory
+    finally:
+        os.seteuid(user)
+        directory.rmdir()
+
+
+def tiny_saved_model(directory: Path, answer: float) -> None:
+    """Write a SavedModel that answers one constant, in the shape of the export contract."""
+
+    class Constant(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, 2), tf.float32, name="images")])
+        def serve(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"probabilities": tf.fill((tf.shape(images)[0], 1), answer)}
+
+    module = Constant()
+    tf.saved_model.save(module, str(directory), signatures={"serving_default": module.serve})

@@ -1,0 +1,83 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from trainer import backbones, images, pipeline
+from trainer.errors import DataError
+from trainer.images import ImageSet
+from trainer.pipeline import ImageExamples
+
+
+def encode(format_name: str, image: Image.Image, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=format_name, **options)
+    return buffer.getvalue()
+
+
+RED = Image.new("RGB", (40, 30), (250, 10, 10))
+BLUE = Image.new("RGB", (40, 30), (10, 10, 250))
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        pytest.param(encode("JPEG", RED), id="JPEG"),
+        pytest.param(encode("PNG", RED), id="PNG"),
+        pytest.param(encode("BMP", RED), id="BMP"),
+        pytest.param(encode("GIF", RED), id="GIF"),
+        pytest.param(encode("GIF", RED, save_all=True, append_images=[BLUE]), id="animated GIF: first frame"),
+    ],
+)
+def test_reads_each_format_as_rgb_levels(encoded: bytes) -> None:
+    levels = pipeline.decode_and_resize(tf.constant(encoded), 16).numpy()
+    assert levels.shape == (16, 16, 3)
+    assert levels.dtype == np.float32
+    np.testing.assert_allclose(levels, np.broadcast_to([250, 10, 10], levels.shape), atol=4)
+
+
+def test_grey_pictures_get_three_channels() -> None:
+    encoded = encode("PNG", Image.new("L", (8, 8), 77))
+    np.testing.assert_array_equal(pipeline.decode_and_resize(tf.constant(encoded), 8), np.full((8, 8, 3), 77))
+
+
+def image_set(tree: Path) -> ImageSet:
+    return images.scan(tree)["train"]
+
+
+def test_batches_follow_the_order_that_is_asked_for(image_tree: Path) -> None:
+    train = image_set(image_tree)
+    examples = ImageExamples(train, backbones.find("mobilenetv2"), 32)
+    order = np.random.default_rng(0).permutation(len(train))
+    batches = list(examples.batches(order, 20).as_numpy_iterator())
+    assert [len(labels) for _, labels in batches] == [20, 20, 8]
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), examples.labels[order])
+    first = pipeline.decode_and_resize(tf.io.read_file(str(train.paths[order[0]])), 32)
+    np.testing.assert_allclose(batches[0][0][0], first / 127.5 - 1, atol=1e-5)
+
+
+def test_unreadable_images_are_named_every_one(image_tree: Path, tmp_path: Path) -> None:
+    good = image_set(image_tree)
+    (tmp_path / "truncated.jpg").write_bytes(good.paths[0].read_bytes()[:300])
+    (tmp_path / "text.jpg").write_bytes(b"no image at all")
+    (tmp_path / "empty.png").write_bytes(b"")
+    bad = tuple(sorted(tmp_path.iterdir()))
+    mixed = ImageSet(good.classes, good.paths + bad, good.labels + (0, 0, 0), "")
+    examples = ImageExamples(mixed, backbones.find("mobilenetv2"), 32)
+    with (
+        pytest.raises(DataError, match="3 of 51 images cannot be decoded") as caught,
+        pipeline.naming_unreadable(mixed),
+    ):
+        list(examples.batches(np.arange(len(mixed)), 8))
+    for path in bad:
+        assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    print(caught.value)
+
+
+def test_other_failures_keep_their_traceback(image_tree: Path) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError), pipeline.naming_unreadable(image_set(image_tree)):
+        tf.reshape(tf.zeros(3), (2, 2))
