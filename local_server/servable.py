@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
-from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow_serving.apis import predict_pb2
 
 from local_server.statuses import StatusError, from_tensorflow, invalid_argument
@@ -50,13 +50,12 @@ class Servable:
         }
 
     def _callable(self, signature: meta_graph_pb2.SignatureDef) -> Callable[..., list[np.ndarray]]:
-        call: Callable[..., list[np.ndarray]] = self._session.make_callable(
-            [signature.outputs[alias].name for alias in sorted(signature.outputs)],
-            feed_list=[
-                self._session.graph.get_tensor_by_name(signature.inputs[alias].name)
-                for alias in sorted(signature.inputs)
-            ],
+        options = config_pb2.CallableOptions(
+            feed=[signature.inputs[alias].name for alias in sorted(signature.inputs)],
+            fetch=[signature.outputs[alias].name for alias in sorted(signature.outputs)],
         )
+        # The public make_callable checks shapes in Python; TensorFlow Serving leaves them to the kernels.
+        call: Callable[..., list[np.ndarray]] = self._session._make_callable_from_options(options)
         return call
 
     def predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:

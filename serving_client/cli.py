@@ -93,8 +93,8 @@ def _classify(client: Client, arguments: argparse.Namespace) -> int:
                     {"file": name, "version": prediction.version, "scores": scores}, ensure_ascii=False
                 )
             )
-    else:
-        _print_table(list(answers))
+    elif table := list(answers):
+        _print_table(table)
     for message in bad:
         print(f"python -m serving_client: {message}", file=sys.stderr)
     return 1 if bad else 0

@@ -135,20 +135,25 @@ class Client:
         self.close()
 
     def _classify_batch(self, batch: Sequence[ImageInput], top_k: int, via: Via) -> list[Prediction]:
-        """Classify with the card that is known, and again if a version with another contract answered."""
         card = self._current or self.describe()
-        response = self._send(batch, card, via, version=None)
-        answered_by = self._card_of(_version_of(response, card))
+        try:
+            response = self._send(batch, card, via)
+            answered_by = self._card_of(_version_of(response, card))
+        except InvalidRequest:
+            # Refused, perhaps because a version with another input has gone live since the card came.
+            answered_by = self.describe()
+            if answered_by.same_contract(card):
+                raise
         if not answered_by.same_contract(card):
             response = self._send(batch, answered_by, via, version=answered_by.version)
         self._current = answered_by
         outputs = codec.outputs_of(response)
         if "probabilities" not in outputs:
             raise ServerError(f"{self.server}, model {self.model!r}: the answer holds no 'probabilities'.")
-        return codec.predictions(outputs["probabilities"], answered_by, answered_by.version, top_k)
+        return codec.predictions(outputs["probabilities"], answered_by, top_k)
 
     def _send(
-        self, batch: Sequence[ImageInput], card: ModelCard, via: Via, version: int | None
+        self, batch: Sequence[ImageInput], card: ModelCard, via: Via, version: int | None = None
     ) -> wire.PredictResponse:
         if via == "encoded":
             encoded = [preprocessing.encode(image) for image in batch]

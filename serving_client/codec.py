@@ -134,9 +134,7 @@ def _array(name: str, tensor: wire.TensorProto) -> npt.NDArray[Any]:
         ) from error
 
 
-def predictions(
-    probabilities: npt.NDArray[Any], card: ModelCard, version: int, top_k: int
-) -> list[Prediction]:
+def predictions(probabilities: npt.NDArray[Any], card: ModelCard, top_k: int) -> list[Prediction]:
     """Pick the most probable labels of each row.
 
     Args:
@@ -152,7 +150,7 @@ def predictions(
     # Stable, so that equal probabilities come in the order of the labels.
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
     return [
-        Prediction(tuple(Score(card.labels[k], float(row[k])) for k in best), version)
+        Prediction(tuple(Score(card.labels[k], float(row[k])) for k in best), card.version)
         for row, best in zip(probabilities, order, strict=True)
     ]
 

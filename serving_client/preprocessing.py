@@ -99,7 +99,7 @@ def decode(image: ImageInput) -> Image.Image:
             )
         return Image.fromarray(image)
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        return _as_rgb(image)
     return _decode_bytes(read_bytes(image), named(image))
 
 
@@ -142,13 +142,24 @@ def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
 def _decode_bytes(data: bytes, name: str) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            return image.convert("RGB")
+            if image.format == "BMP" and image.mode in ("1", "P"):
+                raise ImageError(
+                    f"{name}: a BMP with a palette is read as grey levels by TensorFlow. Save it as PNG."
+                )
+            return _as_rgb(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow names the BytesIO's address where it knows no format: no help to a reader.
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise ImageError(
             f"{name}: cannot be decoded as {', '.join(_FORMATS)} ({len(data)} bytes: {reason})."
         ) from error
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """Convert as TensorFlow's decoders do: alpha is dropped, 16-bit levels lose their low byte."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def named(image: ImageInput) -> str:

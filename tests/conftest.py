@@ -92,7 +92,7 @@ def client(address: str) -> Iterator[Client]:
         yield client
 
 
-class serving:  # noqa: N801 - used like a function
+class serving:
     """Run the local server's gRPC API in this process: `with serving(NAME, DIR) as (address, model)`."""
 
     def __init__(self, name: str, base_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Union
 
 import keras
 import numpy as np
@@ -11,7 +10,7 @@ import tensorflow as tf
 
 from trainer.errors import DeviceError
 
-Rows = Union[np.ndarray, tf.Tensor]
+Rows = np.ndarray | tf.Tensor
 """Examples along the first axis."""
 
 

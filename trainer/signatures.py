@@ -23,17 +23,21 @@ def save(directory: Path, network: keras.Model, backbone: Backbone, image_size_p
       card: the model card as JSON.
     """
 
+    image_spec = tf.TensorSpec((None, image_size_px, image_size_px, 3), tf.float32, name="images")
+
     def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
         logits = tf.cast(logits_per_class(network(images, training=False)), tf.float32)
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
     def serving_default(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(images)
+        # TensorFlow Serving does not compare a request with the signature's shape. Without this another
+        # height or width passes silently, and another rank ends the server ("Check failed: index >= 0").
+        return answer(tf.ensure_shape(images, image_spec.shape))
 
     def encoded_images(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
         levels = tf.map_fn(
             lambda one: pipeline.decode_and_resize(one, image_size_px),
-            encoded,
+            tf.ensure_shape(encoded, (None,)),
             fn_output_signature=tf.TensorSpec((image_size_px, image_size_px, 3), tf.float32),
         )
         return answer(backbones.preprocess_input(backbone, levels))
@@ -42,7 +46,6 @@ def save(directory: Path, network: keras.Model, backbone: Backbone, image_size_p
         # One card a row: with batching, TensorFlow Serving wants an input, and outputs as long as it.
         return {"card": tf.fill(tf.shape(query), card)}
 
-    image_spec = tf.TensorSpec((None, image_size_px, image_size_px, 3), tf.float32, name="images")
     archive = keras.export.ExportArchive()
     archive.track(network)
     archive.add_endpoint("serving_default", serving_default, [image_spec])

@@ -43,7 +43,7 @@ def fit(
 
 
 def test_two_replicas_give_the_history_of_one() -> None:
-    """47 examples in global batches of 10 and 23: the last batch is partial, or leaves a replica without any."""
+    """47 examples in batches of 10 or 46: the last is partial, or leaves a replica without any."""
     for batch_size in (10, 46):
         _, one = fit(1, batch_size)
         _, two = fit(2, batch_size // 2)

@@ -65,7 +65,7 @@ def test_unreadable_images_are_named_every_one(image_tree: Path, tmp_path: Path)
     (tmp_path / "text.jpg").write_bytes(b"no image at all")
     (tmp_path / "empty.png").write_bytes(b"")
     bad = tuple(sorted(tmp_path.iterdir()))
-    mixed = ImageSet(good.classes, good.paths + bad, good.labels + (0, 0, 0), "")
+    mixed = ImageSet(good.classes, good.paths + bad, (*good.labels, 0, 0, 0), "")
     examples = ImageExamples(mixed, backbones.find("mobilenetv2"), 32)
     with (
         pytest.raises(DataError, match="3 of 51 images cannot be decoded") as caught,

@@ -1,0 +1,159 @@
+import shutil
+import threading
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from tests.conftest import serving, tiny_saved_model
+
+State = get_model_status_pb2.ModelVersionStatus
+
+
+def predict(
+    stub: prediction_service_pb2_grpc.PredictionServiceStub, version: int | None = None
+) -> tuple[float, int]:
+    """Return the answer and the version that gave it."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "m"
+    if version is not None:
+        request.model_spec.version.value = version
+    request.inputs["images"].CopyFrom(tf.make_tensor_proto(np.zeros((1, 2), np.float32)))
+    response = stub.Predict(request, timeout=30)
+    return float(tf.make_ndarray(response.outputs["probabilities"])[0, 0]), response.model_spec.version.value
+
+
+def states(channel: grpc.Channel) -> list[tuple[int, int]]:
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = "m"
+    response = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request, timeout=30)
+    return [(status.version, status.state) for status in response.model_version_status]
+
+
+def publish(base_path: Path, version: int) -> None:
+    """Make a version visible at once; it answers its own number."""
+    tiny_saved_model(base_path / f".staging-{version}", float(version))
+    (base_path / f".staging-{version}").rename(base_path / str(version))
+
+
+def test_a_new_version_replaces_the_old_without_a_lost_request(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    with serving("m", tmp_path) as (address, model), grpc.insecure_channel(address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        stop = threading.Event()
+        answers: list[tuple[float, int]] = []
+        failures: list[Exception] = []
+
+        def call() -> None:
+            while not stop.is_set():
+                try:
+                    answers.append(predict(stub))
+                except grpc.RpcError as error:
+                    failures.append(error)
+
+        callers = [threading.Thread(target=call) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        for version in (2, 3, 4):
+            publish(tmp_path, version)
+            model.poll()
+            seen = len(answers)
+            while len(answers) < seen + 50 and not failures:
+                stop.wait(0.01)
+        stop.set()
+        for caller in callers:
+            caller.join()
+        assert not failures
+        assert {version for _, version in answers} == {1, 2, 3, 4}
+        assert all(answer == version for answer, version in answers)
+        assert predict(stub) == (4.0, 4)
+        assert states(channel) == [(4, State.AVAILABLE), (3, State.END), (2, State.END), (1, State.END)]
+        with pytest.raises(grpc.RpcError, match=r"Specific\(m, 1\)"):
+            predict(stub, version=1)
+
+
+def test_a_call_that_has_begun_ends_on_its_version(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    with serving("m", tmp_path) as (_, model):
+        held = model.find(None)
+        publish(tmp_path, 2)
+        model.poll()
+        request = predict_pb2.PredictRequest()
+        request.inputs["images"].CopyFrom(tf.make_tensor_proto(np.zeros((1, 2), np.float32)))
+        assert held.predict(request).model_spec.version.value == 1
+        assert model.find(None).version == 2
+
+
+def test_a_damaged_version_fails_alone_and_is_tried_again_once_replaced(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    with serving("m", tmp_path) as (address, model), grpc.insecure_channel(address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        (tmp_path / "2").mkdir()
+        (tmp_path / "2" / "saved_model.pb").write_bytes(b"\xff damaged")
+        for _ in range(2):  # a failed version stays failed
+            model.poll()
+            assert predict(stub) == (1.0, 1)
+            assert states(channel) == [(2, State.END), (1, State.AVAILABLE)]
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = "m"
+        request.model_spec.version.value = 2
+        (status,) = (
+            model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request).model_version_status
+        )
+        assert status.status.error_code != 0
+        assert status.status.error_message
+        shutil.rmtree(tmp_path / "2")
+        model.poll()
+        publish(tmp_path, 2)
+        model.poll()
+        assert predict(stub) == (2.0, 2)
+
+
+def test_staging_and_run_directories_are_no_versions(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    tiny_saved_model(tmp_path / ".staging-2", 2.0)
+    (tmp_path / ".runs").mkdir()
+    (tmp_path / "3").touch()  # a file
+    with serving("m", tmp_path) as (_, model):
+        assert model.find(None).version == 1
+        assert list(model.states()) == [1]
+
+
+def test_removing_the_newest_goes_back_and_removing_all_unloads(tmp_path: Path) -> None:
+    for version in (1, 2):
+        publish(tmp_path, version)
+    with serving("m", tmp_path) as (address, model), grpc.insecure_channel(address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        assert predict(stub) == (2.0, 2)
+        shutil.rmtree(tmp_path / "2")
+        model.poll()
+        assert predict(stub) == (1.0, 1)
+        shutil.rmtree(tmp_path / "1")
+        model.poll()
+        with pytest.raises(grpc.RpcError, match=r"Servable not found for request: Latest\(m\)"):
+            predict(stub)
+        publish(tmp_path, 1)
+        model.poll()
+        assert predict(stub) == (1.0, 1)
+
+
+def test_health_answers_under_tensorflow_servings_names(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    with serving("m", tmp_path) as (address, _), grpc.insecure_channel(address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "ModelService", "PredictionService"):
+            answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=30)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+            health.Check(
+                health_pb2.HealthCheckRequest(service="tensorflow.serving.PredictionService"), timeout=30
+            )

@@ -1,0 +1,127 @@
+"""Training and serving see the same picture: Pillow and numpy in the client, TensorFlow in the graph."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from serving_client import Client, ImageError, preprocess_input, preprocessing
+from tests.trainer.test_backbones import MODULES
+from trainer import backbones, pipeline, run
+
+
+def photograph(width: int = 200, height: int = 150) -> Image.Image:
+    """Smooth colours with some noise: every inverse DCT and every filter has something to do."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8))
+    levels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
+    return Image.fromarray((levels + rng.integers(-12, 12, levels.shape)).clip(0, 255).astype(np.uint8))
+
+
+def encode(format_name: str, image: Image.Image, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=format_name, **options)
+    return buffer.getvalue()
+
+
+def with_alpha() -> Image.Image:
+    image = photograph().convert("RGBA")
+    image.putalpha(image.convert("L"))
+    return image
+
+
+def exif_turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turn by 90 degrees; neither side does
+    return encode("JPEG", photograph(), exif=exif)
+
+
+PICTURES = {
+    "JPEG": encode("JPEG", photograph()),
+    "JPEG low quality": encode("JPEG", photograph(), quality=20),
+    "JPEG progressive": encode("JPEG", photograph(), progressive=True),
+    "JPEG without chroma subsampling": encode("JPEG", photograph(), subsampling=0),
+    "JPEG grey": encode("JPEG", photograph().convert("L")),
+    "JPEG CMYK": encode("JPEG", photograph().convert("CMYK")),
+    "JPEG with EXIF orientation": exif_turned(),
+    "PNG": encode("PNG", photograph()),
+    "PNG alpha": encode("PNG", with_alpha()),
+    "PNG grey": encode("PNG", photograph().convert("L")),
+    "PNG grey alpha": encode("PNG", photograph().convert("LA")),
+    "PNG 1 bit": encode("PNG", photograph().convert("1")),
+    "PNG 16 bit grey": encode("PNG", Image.fromarray(np.arange(30000, dtype=np.uint16).reshape(150, 200))),
+    "PNG palette": encode("PNG", photograph().quantize(64)),
+    "PNG palette with transparency": encode("PNG", photograph().quantize(64), transparency=3),
+    "BMP": encode("BMP", photograph()),
+    "BMP grey": encode("BMP", photograph().convert("L")),
+    "BMP alpha": encode("BMP", with_alpha()),
+    "GIF": encode("GIF", photograph()),
+    "GIF transparent": encode("GIF", with_alpha()),
+    "GIF animated": encode("GIF", photograph(), save_all=True, append_images=[photograph().rotate(90)]),
+}
+
+
+@pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES.keys())
+def test_decoded_and_resized_levels_agree(picture: bytes) -> None:
+    graph = pipeline.decode_and_resize(tf.constant(picture), 96).numpy()
+    client = preprocessing.resize(preprocessing.decode(picture), 96, 96)
+    np.testing.assert_allclose(client, graph, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (3, 2), (96, 96), (95, 97), (2000, 30), (640, 480)])
+def test_resizing_agrees_from_any_size(size: tuple[int, int]) -> None:
+    picture = encode("PNG", photograph(*size))
+    graph = pipeline.decode_and_resize(tf.constant(picture), 96).numpy()
+    client = preprocessing.resize(preprocessing.decode(picture), 96, 96)
+    np.testing.assert_allclose(client, graph, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("name", backbones.names())
+def test_preprocess_input_in_numpy_equals_keras_on_all_levels(name: str) -> None:
+    levels = np.stack(np.meshgrid(np.arange(256), np.arange(256)), -1)
+    levels = np.concatenate([levels, levels[..., ::-1, :1]], -1).astype(np.uint8)
+    keras_own = getattr(keras.applications, MODULES[name]).preprocess_input
+    np.testing.assert_allclose(
+        preprocess_input(levels, backbones.find(name).mode),
+        keras_own(levels.astype(np.float32)),
+        rtol=0,
+        atol=1e-6,
+    )
+
+
+def test_a_palette_bmp_is_refused_by_name() -> None:
+    """TensorFlow reads the palette's indices as grey levels: no client could agree with that."""
+    picture = encode("BMP", photograph().quantize(64))
+    for read in (preprocessing.decode, preprocessing.encode):
+        with pytest.raises(ImageError, match="BMP with a palette.*Save it as PNG"):
+            read(picture)
+
+
+def validation_paths(image_tree: Path) -> list[Path]:
+    return sorted(image_tree.glob("validation/*/*.jpg"))
+
+
+def test_both_ways_give_the_same_probabilities_and_labels(client: Client, image_tree: Path) -> None:
+    paths = validation_paths(image_tree)
+    by_images, by_encoded = (client.classify(paths, top_k=6, via=via) for via in ("images", "encoded"))
+    for one, other in zip(by_images, by_encoded, strict=True):
+        assert one.label == other.label
+        left, right = ({score.label: score.probability for score in p.scores} for p in (one, other))
+        assert all(abs(left[label] - right[label]) <= 1e-4 for label in left)
+
+
+@pytest.mark.parametrize("via", ["images", "encoded"])
+def test_the_client_is_exactly_as_accurate_as_the_trainer_said(
+    client: Client, image_tree: Path, published: run.Published, via: str
+) -> None:
+    paths = validation_paths(image_tree)
+    predictions = client.classify(paths, via=via)
+    correct = sum(p.label == path.parent.name for p, path in zip(predictions, paths, strict=True))
+    assert correct == published.metrics["validation"].correct
+    assert correct == client.describe().raw["metrics"]["validation"]["correct"]
