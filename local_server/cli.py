@@ -29,7 +29,9 @@ def main(argv: Sequence[str]) -> int:
     model = ModelVersions(arguments.model_name, arguments.model_base_path)
     address = f"[::]:{arguments.port}"
     try:
-        server, port = build_server(model, address, arguments.grpc_max_threads)
+        server, port = build_server(
+            model, address, arguments.grpc_max_threads, arguments.enable_grpc_healthcheck_service
+        )
     except RuntimeError:
         print(
             f"python -m local_server: --port {arguments.port} cannot be used: another program listens "
@@ -81,7 +83,20 @@ def _parser() -> argparse.ArgumentParser:
         default=4 * (os.cpu_count() or 1),
         help="calls that are worked on at the same time (default: 4 × CPUs)",
     )
+    parser.add_argument(
+        "--enable_grpc_healthcheck_service",
+        type=_boolean,
+        default=True,
+        metavar="true|false",
+        help="answer grpc.health.v1 (default: true; TensorFlow Serving's own default is false)",
+    )
     return parser
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false. Received: {text}")
+    return text.lower() == "true"
 
 
 def _positive(text: str) -> float:

@@ -31,11 +31,15 @@ _HEALTH_SERVICES = ("", "ModelService", "PredictionService")
 _log = logging.getLogger(__name__)
 
 
-def build_server(model: ModelVersions, address: str, max_threads: int) -> tuple[grpc.Server, int]:
+def build_server(
+    model: ModelVersions, address: str, max_threads: int, health_service: bool = True
+) -> tuple[grpc.Server, int]:
     """Bind, but do not start, a server for one model.
 
     Args:
       address: HOST:PORT; port 0 takes a free one.
+      max_threads: calls that are worked on at the same time.
+      health_service: answer grpc.health.v1 too.
     Returns:
       The server and its port.
     Raises:
@@ -54,10 +58,11 @@ def build_server(model: ModelVersions, address: str, max_threads: int) -> tuple[
     port = server.add_insecure_port(address)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(model), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(model), server)
-    health_service = health.HealthServicer()
-    for name in _HEALTH_SERVICES:
-        health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    if health_service:
+        servicer = health.HealthServicer()
+        for name in _HEALTH_SERVICES:
+            servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     return server, port
 
 

@@ -22,7 +22,7 @@ EXIT_USAGE = 2
 def main(argv: Sequence[str]) -> int:
     """Run one command; return the exit code: 0, 1 (refused or failed) or 2 (wrong usage)."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, handlers=[_StderrHandler()])
     try:
         arguments.run(arguments)
     except TrainerError as error:
@@ -32,6 +32,13 @@ def main(argv: Sequence[str]) -> int:
         print(f"{arguments.prog}: interrupted; nothing was published.", file=sys.stderr)
         return 130
     return 0
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to what sys.stderr is at that moment: a progress bar puts lines above itself that way."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

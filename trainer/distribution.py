@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ import tensorflow as tf
 
 from trainer.errors import DeviceError
 
-Rows = np.ndarray | tf.Tensor
+Rows: TypeAlias = "np.ndarray | tf.Tensor"
 """Examples along the first axis."""
 
 

@@ -23,6 +23,7 @@ from trainer import (
     images,
     pipeline,
     prefix_cache,
+    progress,
     publishing,
     signatures,
 )
@@ -173,18 +174,20 @@ def _fit(
             head.save_weights(run_directory / "best_head.weights.h5")
         _log.info("%s%s", epoch.in_words(config.epochs), "  best so far" if is_best else "")
 
-    fitting.fit(
-        trained,
-        examples["train"],
-        examples["validation"],
-        strategy=strategy,
-        loss=loss,
-        learning_rate=config.learning_rate,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        on_epoch=keep,
-    )
+    with progress.bar("training", config.epochs * len(examples["train"].labels)) as advance:
+        fitting.fit(
+            trained,
+            examples["train"],
+            examples["validation"],
+            strategy=strategy,
+            loss=loss,
+            learning_rate=config.learning_rate,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            on_epoch=keep,
+            on_images=advance,
+        )
     forward = Forward(trained, strategy)
     batch_size = config.batch_size * strategy.num_replicas_in_sync
     return {

@@ -1,0 +1,123 @@
+"""The images as a cluster runs them: read-only, no capabilities, a user of their own, no network."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.test_manifests import SERVING
+
+pytestmark = pytest.mark.containers
+
+ROOT = Path(__file__).parents[2]
+TRAIN_IMAGE = "image-classifier-train:test"
+SERVE_IMAGE = "image-classifier-serve:test"
+OFFICIAL = "tensorflow/serving:2.20.0"
+STAND_IN = "tensorflow/serving:stand-in"
+HARDENED = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+
+
+def docker(*arguments: str | Path, timeout_s: float = 120) -> str:
+    done = subprocess.run(
+        ["docker", *map(str, arguments)], capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def has_engine() -> bool:
+    return shutil.which("docker") is not None and (
+        subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+    )
+
+
+@pytest.fixture(scope="module")
+def images() -> None:
+    """Build both images; TensorFlow Serving's is a stand-in where the official one is not at hand."""
+    if not has_engine():
+        pytest.skip("no Docker engine answers")
+    docker(
+        "build", "-f", ROOT / "Dockerfile.train", "--build-arg=ACCELERATOR=cpu", "-t", TRAIN_IMAGE, ROOT,
+        timeout_s=1800,
+    )  # fmt: skip
+    tag = OFFICIAL.split(":")[1]
+    if subprocess.run(["docker", "image", "inspect", OFFICIAL], capture_output=True, check=False).returncode:
+        tag = STAND_IN.split(":")[1]
+        stand_in = Path(__file__).with_name("Dockerfile.tensorflow-serving-stand-in")
+        docker(
+            "build", "-f", stand_in, f"--build-arg=TRAIN_IMAGE={TRAIN_IMAGE}", "-t", STAND_IN, stand_in.parent
+        )
+    docker(
+        "build", "-f", ROOT / "Dockerfile.serve", f"--build-arg=TF_SERVING_TAG={tag}", "-t", SERVE_IMAGE, ROOT
+    )
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("volume")
+    directory.chmod(0o777)
+    for parent in directory.parents:  # pytest's own directories are closed to other users
+        if parent.owner() == directory.owner() and parent != Path("/") and os.access(parent, os.W_OK):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def published(images: None, volume: Path) -> str:
+    """What the trainer's container said when it had published a version into the shared volume."""
+    trainer = ["run", "--rm", "--network=none", "--tmpfs=/tmp", *HARDENED, f"--volume={volume}:/volume"]
+    docker(*trainer, TRAIN_IMAGE, "sample", "/volume/images")
+    return docker(
+        *trainer, TRAIN_IMAGE, "train", "--data=/volume/images", "--model-dir=/volume/models",
+        "--name=classifier", "--backbone=resnet50v2", "--weights=none", "--image-size=64",
+        "--learning-rate=0.05", "--cpu-replicas=2",
+        timeout_s=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(images: None, published: str, volume: Path) -> Iterator[str]:
+    """A container of the serving image with the manifest's own arguments; its id."""
+    container = docker(
+        "run", "--detach", "--tmpfs=/tmp", *HARDENED, f"--volume={volume}/models:/models:ro",
+        SERVE_IMAGE, *SERVING["containers"][0]["args"],
+    ).strip()  # fmt: skip
+    yield container
+    subprocess.run(["docker", "rm", "--force", container], capture_output=True, check=False)
+
+
+def test_the_trainers_container_publishes_as_another_user(published: str, volume: Path) -> None:
+    assert published.startswith("Published /volume/models/classifier/1: validation accuracy")
+    assert (volume / "models" / "classifier" / "1").stat().st_uid == 10001
+
+
+@pytest.mark.parametrize("via", ["images", "encoded"])
+def test_a_third_container_gets_its_pictures_classified(server: str, volume: Path, via: str) -> None:
+    labels = ("fish", "flower", "house", "moon", "sun", "tree")
+    printed = docker(
+        "run", "--rm", f"--network=container:{server}", "--tmpfs=/tmp", *HARDENED,
+        f"--volume={volume}/images:/images:ro", "--entrypoint=python", TRAIN_IMAGE,
+        "-m", "serving_client", "classify", *(f"/images/test/{label}/000.jpg" for label in labels),
+        "--model=classifier", "--wait", "--timeout-s=60", "--json", f"--via={via}",
+    )  # fmt: skip
+    answers = [json.loads(line)["scores"][0]["label"] for line in printed.splitlines()]
+    assert sum(answer == label for answer, label in zip(answers, labels, strict=True)) >= 5
+
+
+def test_no_container_runs_as_root(server: str) -> None:
+    for image in (TRAIN_IMAGE, SERVE_IMAGE):
+        assert docker("image", "inspect", "--format={{.Config.User}}", image).strip() == "10001:10001"
+
+
+def test_sigterm_reaches_the_server(server: str) -> None:
+    started = time.monotonic()
+    docker("stop", "--time=30", server)
+    assert time.monotonic() - started < 15
+    assert docker("inspect", "--format={{.State.ExitCode}}", server).strip() in ("0", "143")

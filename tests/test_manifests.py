@@ -1,0 +1,113 @@
+"""The manifests are valid, agree with each other, and hold flags that the programs really take."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from local_server import cli as server_cli
+from trainer import cli as trainer_cli
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "k8s").glob("*.yaml"))
+OBJECTS: list[dict[str, Any]] = [
+    document for file in FILES for document in yaml.safe_load_all(file.read_text())
+]
+
+
+def name_of(document: dict[str, Any]) -> str:
+    return f"{document['kind']}/{document['metadata']['name']}"
+
+
+def by_name(name: str) -> dict[str, Any]:
+    (document,) = [document for document in OBJECTS if name_of(document) == name]
+    return document
+
+
+def pod(document: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = document["spec"]["template"]["spec"]
+    return spec
+
+
+TRAINING = pod(by_name("Job/train-classifier"))
+SERVING = pod(by_name("Deployment/classifier"))
+
+
+@pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("document", OBJECTS, ids=name_of)
+def test_valid_against_the_published_schemas(document: dict[str, Any], version: str) -> None:
+    kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_apply_f_and_apply_k_mean_the_same_files() -> None:
+    kustomization = yaml.safe_load((ROOT / "k8s" / "Kustomization").read_text())
+    assert sorted(kustomization["resources"]) == [file.name for file in FILES]
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_kustomize_renders_every_object() -> None:
+    done = subprocess.run(["kubectl", "kustomize", ROOT / "k8s"], check=True, capture_output=True, text=True)
+    rendered = [document for document in yaml.safe_load_all(done.stdout) if document]
+    assert sorted(map(name_of, rendered)) == sorted(map(name_of, OBJECTS))
+
+
+def claims(spec: dict[str, Any]) -> dict[str, str]:
+    """Return claim → mount path."""
+    mounts = {mount["name"]: mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]}
+    return {
+        volume["persistentVolumeClaim"]["claimName"]: mounts[volume["name"]]
+        for volume in spec["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+
+
+def test_job_and_deployment_share_one_claim_that_exists() -> None:
+    assert claims(TRAINING)["models"] == claims(SERVING)["models"] == "/models"
+    for claim in {**claims(TRAINING), **claims(SERVING)}:
+        assert by_name(f"PersistentVolumeClaim/{claim}")["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_what_the_job_publishes_is_what_the_deployment_serves() -> None:
+    training = trainer_cli._parser().parse_args(TRAINING["containers"][0]["args"])
+    serving = server_cli._parser().parse_args(SERVING["containers"][0]["args"])
+    assert training.model_dir / training.name == serving.model_base_path
+    assert training.name == serving.model_name
+    assert training.data == Path(claims(TRAINING)["data"])
+    assert serving.enable_grpc_healthcheck_service
+
+
+def test_the_service_finds_the_deployments_pods() -> None:
+    service, deployment = by_name("Service/classifier")["spec"], by_name("Deployment/classifier")["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert service["selector"].items() <= labels.items()
+    assert deployment["selector"]["matchLabels"] == labels
+    ports = {port["name"]: port["containerPort"] for port in SERVING["containers"][0]["ports"]}
+    assert ports == {service["ports"][0]["targetPort"]: service["ports"][0]["port"]}
+    assert SERVING["containers"][0]["readinessProbe"]["grpc"]["port"] == ports["grpc"]
+
+
+def test_exit_codes_that_end_the_job_are_those_of_refusals() -> None:
+    rules = by_name("Job/train-classifier")["spec"]["podFailurePolicy"]["rules"]
+    (fail,) = [rule for rule in rules if rule["action"] == "FailJob"]
+    assert fail["onExitCodes"]["values"] == [trainer_cli.EXIT_FAILURE, trainer_cli.EXIT_USAGE]
+    assert fail["onExitCodes"]["containerName"] == TRAINING["containers"][0]["name"]
+
+
+@pytest.mark.parametrize("spec", [TRAINING, SERVING], ids=["training", "serving"])
+def test_pods_meet_the_restricted_profile(spec: dict[str, Any]) -> None:
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["automountServiceAccountToken"] is False
+    for container in spec["containers"]:
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert not container["image"].endswith(":latest") and ":" in container["image"]
+        assert {"requests", "limits"} <= set(container["resources"])
