@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     from local_server.versions import ModelVersions
 
     model = ModelVersions(arguments.model_name, arguments.model_base_path)
-    address = f"[::]:{arguments.port}"
+    address = f"0.0.0.0:{arguments.port}"
     try:
         server, port = build_server(
             model, address, arguments.grpc_max_threads, arguments.enable_grpc_healthcheck_service
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--grpc_max_threads",
-        type=int,
+        type=_at_least_1,
         default=4 * (os.cpu_count() or 1),
         help="calls that are worked on at the same time (default: 4 × CPUs)",
     )
@@ -93,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _at_least_1(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1. Received: {text}")
+    return int(text)
+
+
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"must be true or false. Received: {text}")
@@ -101,6 +107,6 @@ def _boolean(text: str) -> bool:
 
 def _positive(text: str) -> float:
     value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"must be above 0. Received: {text}")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0. Received: {text}")
     return value

@@ -19,7 +19,7 @@ class ModelCard:
 
     Attributes:
       name: the model's name when it was published.
-      version: the version's number, at least 1.
+      version: the number that it is served under, at least 1.
       labels: class names in the order of the outputs.
       input: size and preprocessing of images.
       raw: the whole card as it was published: backbone, data, metrics, config, packages, ...

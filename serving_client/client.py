@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
@@ -15,7 +16,7 @@ from serving_client import card as model_card
 from serving_client import codec, preprocessing, wire
 from serving_client.card import ModelCard
 from serving_client.codec import Prediction
-from serving_client.errors import InvalidRequest, ServerError
+from serving_client.errors import InvalidRequest, ModelNotFound, ServerError
 from serving_client.preprocessing import ImageInput
 
 Via = Literal["images", "encoded"]
@@ -135,16 +136,19 @@ class Client:
         self.close()
 
     def _classify_batch(self, batch: Sequence[ImageInput], top_k: int, via: Via) -> list[Prediction]:
+        """Classify with the card at hand, and again if another version, with another contract, is live."""
         card = self._current or self.describe()
         try:
             response = self._send(batch, card, via)
             answered_by = self._card_of(_version_of(response, card))
-        except InvalidRequest:
-            # Refused, perhaps because a version with another input has gone live since the card came.
+            again = not answered_by.same_contract(card)
+        except (InvalidRequest, ModelNotFound):
+            # Made for an input that is not the live version's, or answered by one that is gone already.
             answered_by = self.describe()
-            if answered_by.same_contract(card):
+            if answered_by.version == card.version:
                 raise
-        if not answered_by.same_contract(card):
+            again = True
+        if again:
             response = self._send(batch, answered_by, via, version=answered_by.version)
         self._current = answered_by
         outputs = codec.outputs_of(response)
@@ -167,10 +171,13 @@ class Client:
         return self._cards.get(version) or self._fetch_card(version)
 
     def _fetch_card(self, version: int | None) -> ModelCard:
-        outputs = codec.outputs_of(self._call("describe", {"query": [b"card"]}, version))
+        response = self._call("describe", {"query": [b"card"]}, version)
+        outputs = codec.outputs_of(response)
         if "card" not in outputs or outputs["card"].shape != (1,):
             raise ServerError(f"{self.server}, model {self.model!r}: 'describe' did not return one card.")
         card = model_card.parse(outputs["card"][0])
+        # The number that it is served under: a version may have been copied to another directory.
+        card = dataclasses.replace(card, version=_version_of(response, card))
         self._cards[card.version] = card
         return card
 

@@ -132,7 +132,8 @@ def _construct(backbone: Backbone, weights: str, **arguments: object) -> keras.M
     try:
         network = constructor(weights=source, **arguments)
     except ValueError as error:
-        # The one value that the caller chooses is the size; keras.applications states its minimum.
+        if "Input size must be" not in str(error):
+            raise
         size_px = arguments["input_shape"][0]  # type: ignore[index]
         raise ConfigError(
             f"--image-size is refused by {backbone.name}. Received: {size_px}. "

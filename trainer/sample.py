@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from trainer.errors import DataError
+from trainer.errors import ConfigError, DataError
 
 # Drawn four times too large and scaled down, so that edges come out smooth.
 _OVERSAMPLING = 4
@@ -31,8 +31,11 @@ def write_sample(
     Returns:
       The number of images in each split.
     Raises:
+      ConfigError: a count below 1.
       DataError: the directory holds something already; nothing is overwritten.
     """
+    if min(train_per_class, validation_per_class, test_per_class, image_size_px) < 1:
+        raise ConfigError("A sample needs at least one image of each class in each split, of at least 1 px.")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise DataError(
             f"the sample is written into a new or empty directory. Received: {directory}, "

@@ -72,7 +72,9 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("flag", ["--model_base_path", "--file_system_poll_wait_seconds=0"])
+@pytest.mark.parametrize(
+    "flag", ["--model_base_path", "--file_system_poll_wait_seconds=0", "--grpc_max_threads=0"]
+)
 def test_wrong_usage_exits_with_2(flag: str) -> None:
     done = subprocess.run([*COMMAND, flag], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2

@@ -212,6 +212,15 @@ def test_a_new_version_with_other_labels_and_size_is_read_with_its_own_card(
         assert prediction == alone
 
 
+def test_a_version_copied_to_another_number_is_known_by_the_number_it_is_served_under(
+    tmp_path: Path, published: run.Published, image_tree: Path
+) -> None:
+    shutil.copytree(published.path, tmp_path / "7")
+    with serving("tiny", tmp_path) as (address, _), Client(address, model="tiny") as client:
+        assert client.describe().version == 7
+        assert client.classify(pictures(image_tree, 1))[0].version == 7
+
+
 def test_every_status_becomes_an_error_of_the_family() -> None:
     for code in grpc.StatusCode:
         error = codec.error_from(code, "details\nof two lines", "host:1", "m")

@@ -167,3 +167,6 @@ def test_sample_writes_and_says_what(tmp_path: Path, capsys: pytest.CaptureFixtu
     code, _, err = run(["sample", str(tmp_path / "s")], capsys)
     assert code == 1
     assert_one_line(err, "new or empty directory")
+    code, _, err = run(["sample", str(tmp_path / "t"), "--train-per-class", "0"], capsys)
+    assert code == 2
+    assert_one_line(err, "at least one image")
