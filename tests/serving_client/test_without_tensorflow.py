@@ -30,7 +30,7 @@ def core_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(home, with_pip=False)
     (site_packages,) = home.glob("lib/python*/site-packages")
     for name in core_dependencies():
-        for file in importlib.metadata.files(name) or []:
+        for file in set(importlib.metadata.files(name) or []):  # Python 3.10 lists some twice
             source = Path(str(file.locate()))
             target = site_packages / file
             if ".." in file.parts or not source.is_file():
