@@ -22,7 +22,9 @@ port=$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.g
 printf '\n\033[1m$ %s\033[0m\n' "python -m local_server --model_name demo --model_base_path $out/models/demo --port $port &"
 python -m local_server --model_name demo --model_base_path "$out/models/demo" --port "$port" 2>"$out/server.log" &
 server=$!
-trap 'kill "$server" 2>/dev/null' EXIT
+
+# What the server said, in case it does not come up.
+trap 'kill "$server" 2>/dev/null; cat "$out/server.log" >&2' EXIT
 
 step python -m serving_client classify "$out"/images/test/*/000.jpg \
   --server "localhost:$port" --model demo --wait --timeout-s 60

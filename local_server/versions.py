@@ -69,6 +69,12 @@ class ModelVersions:
     def poll(self) -> None:
         """Bring what is loaded in line with what is on disk; called from one thread."""
         on_disk = self._versions_on_disk()
+        if on_disk is None:
+            return  # a base path that cannot be read for a moment takes no version away
+        if not on_disk:
+            _log.warning(
+                "%s: waiting: no version, a folder named by an integer, in %s", self.name, self._base_path
+            )
         newest = max(on_disk, default=None)
         with self._lock:
             # One that failed and is gone from disk may come back mended.
@@ -87,12 +93,12 @@ class ModelVersions:
         state = self._states.get(version)
         return state is not None and state.error_code != 0
 
-    def _versions_on_disk(self) -> set[int]:
+    def _versions_on_disk(self) -> set[int] | None:
         try:
             entries = list(self._base_path.iterdir())
         except OSError as error:
-            _log.warning("%s: waiting for the base path: %s", self.name, error.strerror)
-            return set()
+            _log.warning("%s: waiting: %s: %s", self.name, self._base_path, error.strerror)
+            return None
         return {int(entry.name) for entry in entries if entry.name.isdecimal() and entry.is_dir()}
 
     def _load(self, version: int) -> None:

@@ -12,7 +12,7 @@ from serving_client.client import Client
 from serving_client.codec import Prediction
 from serving_client.errors import ImageError, ServingError
 
-# Pictures decoded and asked for together: enough to fill requests, few enough to hold in memory.
+# Images asked for together; a bad one among them costs a second look at so many.
 _CHUNK = 64
 
 
@@ -104,18 +104,26 @@ def _answers(
     client: Client, arguments: argparse.Namespace, bad: list[str]
 ) -> Iterator[tuple[str, Prediction]]:
     for start in range(0, len(arguments.images), _CHUNK):
-        good = []
-        for name in arguments.images[start : start + _CHUNK]:
-            try:
-                image = (
-                    preprocessing.encode(name) if arguments.via == "encoded" else preprocessing.decode(name)
-                )
-            except ImageError as error:
-                bad.append(str(error))
-                continue
-            good.append((name, image))
-        predictions = client.classify([image for _, image in good], top_k=arguments.top_k, via=arguments.via)
-        yield from zip([name for name, _ in good], predictions, strict=True)
+        names = arguments.images[start : start + _CHUNK]
+        try:
+            predictions = client.classify(names, top_k=arguments.top_k, via=arguments.via)
+        except ImageError:
+            names = _decodable(names, bad)
+            predictions = client.classify(names, top_k=arguments.top_k, via=arguments.via)
+        yield from zip(names, predictions, strict=True)
+
+
+def _decodable(names: Sequence[str], bad: list[str]) -> list[str]:
+    """Return the names of the images that can be decoded; say why of the others."""
+    good = []
+    for name in names:
+        try:
+            preprocessing.decode(name)
+        except ImageError as error:
+            bad.append(str(error))
+        else:
+            good.append(name)
+    return good
 
 
 def _print_table(answers: Sequence[tuple[str, Prediction]]) -> None:

@@ -99,6 +99,8 @@ def check_images(images: npt.NDArray[Any], spec: InputSpec) -> None:
     TensorFlow Serving does not check: a wrong size passes silently through convolutions and pooling,
     a wrong dtype or shape fails every request in the same batch, and 0 rows hang.
     """
+    if not isinstance(images, np.ndarray):
+        raise errors.InvalidRequest(f"images must be a numpy array. Received: {type(images).__name__}.")
     if images.dtype != np.float32 or images.shape[1:] != spec.shape or images.ndim != 4 or not len(images):
         expected = ", ".join(map(str, spec.shape))
         raise errors.InvalidRequest(

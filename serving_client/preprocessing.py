@@ -14,7 +14,7 @@ from typing import Union
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from serving_client.errors import ImageError
 
@@ -142,21 +142,42 @@ def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
 def _decode_bytes(data: bytes, name: str) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.format == "BMP" and image.mode in ("1", "P"):
-                raise ImageError(
-                    f"{name}: a BMP with a palette is read as grey levels by TensorFlow. Save it as PNG."
-                )
+            if reason := _read_otherwise_by_tensorflow(image, data):
+                raise ImageError(f"{name}: {reason}. Save it as PNG.")
+            if image.format == "PNG":
+                # Pillow reads on over a damaged chunk, and TensorFlow does not.
+                image.verify()
+                image = Image.open(io.BytesIO(data), formats=_FORMATS)
             return _as_rgb(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow names the BytesIO's address where it knows no format: no help to a reader.
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ImageError(
             f"{name}: cannot be decoded as {', '.join(_FORMATS)} ({len(data)} bytes: {reason})."
         ) from error
 
 
+def _read_otherwise_by_tensorflow(image: ImageFile.ImageFile, data: bytes) -> str | None:
+    """Name what TensorFlow's decoders would read as another picture, or not at all."""
+    if image.format == "BMP":
+        bits = int.from_bytes(data[28:30], "little")
+        if image.mode in ("1", "P") or bits not in (8, 24, 32):
+            return "a BMP must have 24 or 32 bits, or 8 bits of grey"
+    if image.format == "GIF" and image.tile and image.tile[0][1] != (0, 0, *image.size):
+        return "the first frame of a GIF must fill its canvas"
+    return None
+
+
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """Convert as TensorFlow's decoders do: alpha is dropped, 16-bit levels lose their low byte."""
+    """Convert as TensorFlow's decoders do.
+
+    Alpha is dropped, but a GIF's transparent pixels are black; 16-bit levels lose their low byte.
+    """
+    if image.format == "GIF":
+        opaque = image.convert("RGBA")
+        on_black = Image.new("RGB", image.size)
+        on_black.paste(opaque, mask=opaque.getchannel("A"))
+        return on_black
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("RGB")

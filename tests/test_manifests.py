@@ -13,6 +13,7 @@ import yaml
 
 from local_server import cli as server_cli
 from trainer import cli as trainer_cli
+from trainer.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "k8s").glob("*.yaml"))
@@ -95,7 +96,7 @@ def test_the_service_finds_the_deployments_pods() -> None:
 def test_exit_codes_that_end_the_job_are_those_of_refusals() -> None:
     rules = by_name("Job/train-classifier")["spec"]["podFailurePolicy"]["rules"]
     (fail,) = [rule for rule in rules if rule["action"] == "FailJob"]
-    assert fail["onExitCodes"]["values"] == [trainer_cli.EXIT_FAILURE, trainer_cli.EXIT_USAGE]
+    assert fail["onExitCodes"]["values"] == [ConfigError.exit_code, DataError.exit_code]
     assert fail["onExitCodes"]["containerName"] == TRAINING["containers"][0]["name"]
 
 

@@ -62,7 +62,7 @@ PICTURES = {
     "BMP grey": encode("BMP", photograph().convert("L")),
     "BMP alpha": encode("BMP", with_alpha()),
     "GIF": encode("GIF", photograph()),
-    "GIF transparent": encode("GIF", with_alpha()),
+    "GIF transparent": encode("GIF", photograph().quantize(16), transparency=5),
     "GIF animated": encode("GIF", photograph(), save_all=True, append_images=[photograph().rotate(90)]),
 }
 
@@ -95,12 +95,48 @@ def test_preprocess_input_in_numpy_equals_keras_on_all_levels(name: str) -> None
     )
 
 
-def test_a_palette_bmp_is_refused_by_name() -> None:
-    """TensorFlow reads the palette's indices as grey levels: no client could agree with that."""
-    picture = encode("BMP", photograph().quantize(64))
+def test_the_transparent_gif_has_transparent_pixels() -> None:
+    with Image.open(io.BytesIO(PICTURES["GIF transparent"])) as image:
+        assert image.convert("RGBA").getchannel("A").getextrema() == (0, 255)
+
+
+def gif_with_a_smaller_first_frame() -> bytes:
+    data = bytearray(encode("GIF", photograph()))
+    data[6:8] = (300).to_bytes(2, "little")  # the canvas's width
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        pytest.param(
+            encode("BMP", photograph().quantize(64)), id="BMP palette: its indices become grey levels"
+        ),
+        pytest.param(encode("BMP", photograph().convert("1")), id="BMP 1 bit"),
+        pytest.param(gif_with_a_smaller_first_frame(), id="GIF frame: misplaced"),
+    ],
+)
+def test_what_tensorflow_reads_otherwise_is_refused_by_name(picture: bytes) -> None:
     for read in (preprocessing.decode, preprocessing.encode):
-        with pytest.raises(ImageError, match="BMP with a palette.*Save it as PNG"):
+        with pytest.raises(ImageError, match="(BMP|GIF) must .*Save it as PNG"):
             read(picture)
+
+
+def test_a_damaged_png_that_the_graph_refuses_is_refused_by_the_client() -> None:
+    """Pillow alone reads on over damaged chunks; in a batch such a picture fails its mates."""
+    whole = encode("PNG", photograph(40, 30))
+    rng = np.random.default_rng(0)
+    refused = 0
+    for position in rng.integers(8, len(whole), 40):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x55
+        try:
+            pipeline.decode_and_resize(tf.constant(bytes(damaged)), 8)
+        except tf.errors.InvalidArgumentError:
+            refused += 1
+            with pytest.raises(ImageError):
+                preprocessing.encode(bytes(damaged))
+    assert refused >= 10
 
 
 def validation_paths(image_tree: Path) -> list[Path]:

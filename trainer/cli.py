@@ -12,24 +12,21 @@ from pathlib import Path
 
 from trainer import config
 from trainer.config import TrainConfig
-from trainer.errors import ConfigError, TrainerError
+from trainer.errors import TrainerError
 from trainer.quiet_import import import_tensorflow
-
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command; return the exit code: 0, 1 (refused or failed) or 2 (wrong usage)."""
+    """Run one command; return the exit code: 0, or the error's own (trainer/errors.py)."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, handlers=[_StderrHandler()])
     try:
         arguments.run(arguments)
     except TrainerError as error:
         print(f"{arguments.prog}: {error}", file=sys.stderr)
-        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILURE
+        return error.exit_code
     except KeyboardInterrupt:
-        print(f"{arguments.prog}: interrupted; nothing was published.", file=sys.stderr)
+        print(f"{arguments.prog}: interrupted.", file=sys.stderr)
         return 130
     return 0
 

@@ -56,11 +56,12 @@ def deal(strategy: tf.distribute.Strategy, rows: Rows) -> tf.distribute.Distribu
     Ten thousand times cheaper to set up than `experimental_distribute_dataset`, whose 0.1 s for each
     pass is longer than an epoch on stored features. A replica may get no row of a last batch.
     """
-    bounds = np.linspace(0, len(rows), strategy.num_replicas_in_sync + 1).round().astype(int)
+    each, remainder = divmod(len(rows), strategy.num_replicas_in_sync)
 
     def part(context: tf.distribute.experimental.ValueContext) -> tf.Tensor:
         replica = context.replica_id_in_sync_group
-        return tf.convert_to_tensor(rows[bounds[replica] : bounds[replica + 1]])
+        start = replica * each + min(replica, remainder)
+        return tf.convert_to_tensor(rows[start : start + each + (replica < remainder)])
 
     return strategy.experimental_distribute_values_from_function(part)
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 from trainer import distribution, evaluation
 from trainer.classifier import Loss, top_class
 from trainer.distribution import Forward, Rows
-from trainer.errors import TrainerError
+from trainer.errors import DivergedError
 
 Batches = Iterable[tuple[Rows, Rows]]
 TrainStep = Callable[[tuple[tf.Tensor, tf.Tensor]], list[tf.Tensor]]
@@ -77,14 +77,15 @@ def fit(
     """Train with Adam and leave the model with the weights of its best epoch.
 
     The order of the examples in epoch e depends on (seed, e) alone, and gradients are means over the
-    global batch, so that one replica and many give the same history.
+    global batch, so that one replica and many give the same history (but for dropout, whose masks are
+    drawn on each replica).
 
     Args:
       batch_size: examples per replica and step.
       on_epoch: told of each epoch and whether it is the best so far (the model then holds its weights).
       on_images: told how many examples each step has read.
     Raises:
-      TrainerError: the loss is not a number any more.
+      DivergedError: the loss is not a number any more.
     """
     with strategy.scope():
         optimizer = keras.optimizers.Adam(learning_rate)
@@ -99,14 +100,15 @@ def fit(
         started = time.monotonic()
         order = np.random.default_rng((seed, number)).permutation(len(train.labels))
         mean_loss, accuracy = _train_epoch(step, train.batches(order, global_batch_size), strategy, on_images)
-        if not math.isfinite(mean_loss):
-            raise TrainerError(
-                f"The loss must stay finite. Received: {mean_loss} in epoch {number} with "
-                f"--learning-rate {learning_rate}. Try {learning_rate / 10:g}. Nothing was published."
-            )
         measured = evaluation.measure(
             logits_of(forward, validation, global_batch_size), validation.labels, loss
         )
+        # Both: the last step's update shows in the validation loss only.
+        if not math.isfinite(mean_loss) or not math.isfinite(measured.loss):
+            raise DivergedError(
+                f"The loss must stay finite. Received: loss {mean_loss}, validation loss {measured.loss} in "
+                f"epoch {number} with --learning-rate {learning_rate}. Try {learning_rate / 10:g}."
+            )
         seconds = time.monotonic() - started
         epoch = Epoch(number, mean_loss, accuracy, measured.loss, measured.accuracy, seconds)
         history.append(epoch)

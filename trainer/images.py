@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import logging
 import random
 from collections import Counter
@@ -12,7 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from trainer.errors import ConfigError, DataError
+
+_DECODED_ALIKE = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
@@ -63,7 +68,8 @@ def scan(data: Path, *, validation_split: float | None = None, seed: int = 0) ->
     """
     if not data.is_dir():
         raise DataError(f"--data must be a folder of images. Received: {data}, which is no folder.")
-    if (data / "train").is_dir():
+    # A class may be called "train": a split holds folders, a class holds files.
+    if (data / "train").is_dir() and any(entry.is_dir() for entry in _entries(data / "train")):
         return _scan_splits(data, validation_split)
     if validation_split is None:
         raise DataError(
@@ -108,7 +114,7 @@ def _scan_tree(tree: Path) -> dict[str, list[Path]]:
     """Return the image files of each class folder, both sorted by name."""
     by_class = {
         folder.name: _image_files(folder)
-        for folder in sorted(tree.iterdir())
+        for folder in _entries(tree)
         if folder.is_dir() and not folder.name.startswith(".")
     }
     if len(by_class) < 2:
@@ -124,8 +130,15 @@ def _scan_tree(tree: Path) -> dict[str, list[Path]]:
     return by_class
 
 
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}. Check its permissions.") from error
+
+
 def _image_files(folder: Path) -> list[Path]:
-    entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
+    entries = [entry for entry in _entries(folder) if not entry.name.startswith(".")]
     files = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]
     if left_out := [entry.name for entry in entries if entry not in set(files)]:
         _log.warning(
@@ -162,17 +175,58 @@ def _image_set(by_class: dict[str, list[Path]]) -> ImageSet:
 
 def _fingerprint(paths: Sequence[Path]) -> str:
     total = hashlib.sha256()
+    refused: list[str] = []
     with ThreadPoolExecutor() as pool:
-        for path, digest in zip(paths, pool.map(_digest, paths), strict=True):
-            total.update(f"{path.parent.name}/{path.name}\0{digest}\n".encode())
+        for path, (digest, refusal) in zip(paths, pool.map(_inspect, paths), strict=True):
+            # Surrogates: a name that is no UTF-8, which _inspect refuses.
+            total.update(f"{path.parent.name}/{path.name}\0{digest}\n".encode(errors="surrogateescape"))
+            if refusal:
+                refused.append(f"{ascii(path.name) if not _is_utf8(path) else path} ({refusal})")
+    if refused:
+        raise DataError(
+            f"{len(refused)} of {len(paths)} images cannot be used: {_listed(refused)}. Mend or remove them."
+        )
     return total.hexdigest()
 
 
-def _digest(path: Path) -> str:
+def _inspect(path: Path) -> tuple[str, str | None]:
+    """Return the SHA-256 of a file and, if it cannot be used, why.
+
+    What is found here is found before the network is built. That a picture decodes to its end shows
+    only when it is decoded (pipeline.naming_unreadable).
+    """
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. Mend or remove it.") from error
+        return "", f"cannot be read: {error.strerror}"
+    return hashlib.sha256(data).hexdigest(), _refusal(path, data)
+
+
+def _refusal(path: Path, data: bytes) -> str | None:
+    if not _is_utf8(path):
+        return "its name is no UTF-8"
+    if data.startswith(_DECODED_ALIKE):
+        return None
+    if not data.startswith((b"BM", b"GIF8")):
+        return "no JPEG, PNG, BMP or GIF"
+    # TensorFlow reads a palette's indices as grey levels, and misplaces a frame that is no whole one.
+    try:
+        with Image.open(io.BytesIO(data), formats=("BMP", "GIF")) as image:
+            if image.format == "BMP" and image.mode in ("1", "P"):
+                return "a BMP with a palette: save it as PNG"
+            if image.format == "GIF" and image.tile and image.tile[0][1] != (0, 0, *image.size):
+                return "the first frame does not fill the GIF's canvas: save it as PNG"
+    except (OSError, ValueError, SyntaxError) as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _listed(names: Iterable[str], most: int = 10) -> str:

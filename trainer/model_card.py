@@ -66,4 +66,4 @@ class ModelCard:
                 "numpy": np.__version__,
             },
         }
-        return json.dumps(card, indent=2, ensure_ascii=False, default=str)
+        return json.dumps(card, indent=2, ensure_ascii=False, default=str, allow_nan=False)

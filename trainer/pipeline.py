@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
 
-from trainer import backbones
+from trainer import backbones, progress
 from trainer.backbones import Backbone
 from trainer.errors import DataError
 from trainer.images import ImageSet
@@ -73,6 +73,14 @@ class ImageExamples:
         return decode_and_resize(tf.io.read_file(path), self.image_size_px), label
 
 
+def read_once(examples: Iterable[ImageExamples]) -> None:
+    """Decode every image, so that one that cannot be is found before the training and not after it."""
+    for one in examples:
+        with progress.bar("reading images", len(one.images)) as advance:
+            for _, labels in one.batches(np.arange(len(one.images)), batch_size=32):
+                advance(len(labels))
+
+
 @contextmanager
 def naming_unreadable(*image_sets: ImageSet) -> Iterator[None]:
     """Turn a decoder's failure inside the block into a DataError that names every file it refuses.
@@ -95,8 +103,7 @@ def _explain_unreadable(image_sets: Sequence[ImageSet]) -> DataError | None:
     listed = "; ".join(f"{path} ({reason})" for path, reason in bad[:5])
     more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
     return DataError(
-        f"{len(bad)} of {len(paths)} images cannot be decoded as JPEG, PNG, BMP or GIF: {listed}{more}. "
-        "Mend or remove them."
+        f"{len(bad)} of {len(paths)} images cannot be decoded: {listed}{more}. Mend or remove them."
     )
 
 

@@ -7,12 +7,14 @@ MODEL_DIR/NAME/.runs/RUN_ID/  what each run leaves: settings, history, trained w
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import tensorflow as tf
 
@@ -30,7 +32,7 @@ class ModelDirectory:
         self.path = model_dir / name
 
     def prepare(self) -> None:
-        """Create the directory and try that a version can be written and renamed in it.
+        """Create the directory and try that a version can be locked, written and renamed in it.
 
         Called before the training, so that hours of it are not lost to a read-only volume.
 
@@ -38,16 +40,18 @@ class ModelDirectory:
           PublishError: it cannot.
         """
         probe, renamed = (self.path / f".probe-{os.getpid()}{suffix}" for suffix in ("", "-renamed"))
-        with self._explaining("is not writable"):
+        with explaining("The model directory is not writable", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             probe.mkdir()
             probe.rename(renamed)
             renamed.rmdir()
+            with contextlib.suppress(BlockingIOError), self._locked(fcntl.LOCK_NB):
+                pass  # another run that is publishing at this moment is no obstacle
 
     def run_directory(self, run_id: str) -> Path:
         """Create the directory for what a run leaves beside its version."""
         directory = self.path / ".runs" / run_id
-        with self._explaining("cannot take the run's files"):
+        with explaining("The model directory cannot take the run's files", self.path):
             directory.mkdir(parents=True)
         return directory
 
@@ -58,6 +62,9 @@ class ModelDirectory:
     def publish(self, card: ModelCard, save: Callable[[Path, str], None]) -> int:
         """Write the next version and make it visible, whole.
 
+        A number is never used twice, even when its version has been removed: clients and servers know a
+        version by it.
+
         Args:
           save: writes the SavedModel into a directory, with the given card.
         Returns:
@@ -65,10 +72,14 @@ class ModelDirectory:
         Raises:
           PublishError: the directory cannot take it; nothing is visible then.
         """
-        with self._explaining("cannot take a version"), self._locked():
+        with (
+            explaining("The model directory cannot take a version", self.path),
+            self._locked() as highest_ever,
+        ):
             for leftover in self.path.glob(f"{_STAGING}*"):  # of a run that was killed
                 shutil.rmtree(leftover)
-            version = max(self.versions(), default=0) + 1
+            version = max(self.versions(), default=0)
+            version = max(version, int(highest_ever.read() or 0)) + 1
             staging = self.path / f"{_STAGING}{version}"
             try:
                 text = card.to_json(version)
@@ -79,28 +90,41 @@ class ModelDirectory:
                 _sync_tree(staging)
                 staging.rename(self.path / str(version))
                 _sync(self.path)
+                highest_ever.seek(0)
+                highest_ever.write(str(version))
             except BaseException:
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
         return version
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Let one publisher in at a time; the kernel frees the lock of a process that dies."""
-        with (self.path / ".publish.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _locked(self, flags: int = 0) -> Iterator[TextIO]:
+        """Let one publisher in at a time; the kernel frees the lock of a process that dies.
 
-    @contextmanager
-    def _explaining(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, tf.errors.OpError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error.message
-            raise PublishError(
-                f"The model directory {what}: {self.path}: {reason}. "
-                "Check that --model-dir exists with space, and that this user may write there."
-            ) from error
+        Yields the lock's own file, which holds the highest number that was ever published.
+        """
+        descriptor = os.open(self.path / ".publish.lock", os.O_RDWR | os.O_CREAT, 0o666)
+        with os.fdopen(descriptor, "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | flags)
+            yield file
+
+
+@contextmanager
+def explaining(what: str, path: Path) -> Iterator[None]:
+    """Turn a file system's refusal inside the block into a PublishError."""
+    try:
+        yield
+    except (
+        OSError,
+        tf.errors.NotFoundError,
+        tf.errors.PermissionDeniedError,
+        tf.errors.ResourceExhaustedError,
+    ) as error:
+        reason = error.strerror or error if isinstance(error, OSError) else error.message
+        raise PublishError(
+            f"{what}: {path}: {reason}. Check that --model-dir exists, has space, and that this user may "
+            "write there."
+        ) from error
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -25,6 +25,7 @@ from trainer import (
     prefix_cache,
     progress,
     publishing,
+    report,
     signatures,
 )
 from trainer.classifier import Classifier, Loss
@@ -73,7 +74,8 @@ def train(config: TrainConfig) -> Published:
         network = classifier.build(config, backbone, image_size_px, len(classes))
     loss = classifier.loss_function(config.class_mode, len(classes))
     run_directory = model_directory.run_directory(_new_run_id())
-    publishing.write_atomically(run_directory / "config.json", config.to_json())
+    with publishing.explaining("The run's files cannot be written", run_directory):
+        publishing.write_atomically(run_directory / "config.json", config.to_json())
     _log_start(config, splits, image_size_px, strategy)
 
     # 3. The frozen backbone once per image; then the head, its best epoch kept.
@@ -81,12 +83,14 @@ def train(config: TrainConfig) -> Published:
         split: ImageExamples(image_set, backbone, image_size_px) for split, image_set in splits.items()
     }
     with pipeline.naming_unreadable(*splits.values()):
-        examples: Mapping[str, Examples] = pictures
-        trained = network.whole
         if config.prefix_cache:
-            examples = _features_of(network, pictures, config, strategy)
-            trained = network.head
-        metrics = _fit(trained, network.head, examples, loss, config, strategy, run_directory)
+            trainable = network.head
+            examples: Mapping[str, Examples] = _features_of(network, pictures, config, strategy)
+        else:
+            trainable = network.whole
+            examples = pictures
+            pipeline.read_once(pictures.values())
+        metrics = _fit(trainable, network.head, examples, loss, config, strategy, run_directory)
 
     # 4. The version, whole or not at all.
     card = ModelCard(
@@ -155,7 +159,7 @@ def _features_of(
 
 
 def _fit(
-    trained: keras.Model,
+    trainable: keras.Model,
     head: keras.Model,
     examples: Mapping[str, Examples],
     loss: Loss,
@@ -163,20 +167,26 @@ def _fit(
     strategy: tf.distribute.Strategy,
     run_directory: Path,
 ) -> dict[str, Metrics]:
-    """Train, keep history and best weights in the run's directory, and measure those weights."""
+    """Train, keep history and best weights in the run's directory, and measure those weights.
+
+    Args:
+      trainable: the head on stored features, or the whole network on images; what of it is not frozen
+        is the head either way, and the head's weights are what is kept.
+    """
     history: list[Epoch] = []
 
     def keep(epoch: Epoch, is_best: bool) -> None:
         history.append(epoch)
         text = json.dumps([dataclasses.asdict(one) for one in history], indent=2)
-        publishing.write_atomically(run_directory / "history.json", text)
-        if is_best:
-            head.save_weights(run_directory / "best_head.weights.h5")
+        with publishing.explaining("The run's files cannot be written", run_directory):
+            publishing.write_atomically(run_directory / "history.json", text)
+            if is_best:
+                head.save_weights(run_directory / "best_head.weights.h5")
         _log.info("%s%s", epoch.in_words(config.epochs), "  best so far" if is_best else "")
 
     with progress.bar("training", config.epochs * len(examples["train"].labels)) as advance:
         fitting.fit(
-            trained,
+            trainable,
             examples["train"],
             examples["validation"],
             strategy=strategy,
@@ -188,7 +198,8 @@ def _fit(
             on_epoch=keep,
             on_images=advance,
         )
-    forward = Forward(trained, strategy)
+    report.write_learning_curves(history, run_directory / "learning_curves.png")
+    forward = Forward(trainable, strategy)
     batch_size = config.batch_size * strategy.num_replicas_in_sync
     return {
         split: evaluation.measure(fitting.logits_of(forward, one, batch_size), one.labels, loss)

@@ -42,16 +42,25 @@ def write_sample(
             "which holds something. Name another directory or remove this one."
         )
     counts = {"train": train_per_class, "validation": validation_per_class, "test": test_per_class}
-    for split, count in counts.items():
-        for label, draw in _DRAWINGS.items():
-            folder = directory / split / label
-            folder.mkdir(parents=True, exist_ok=True)
-            for index in range(count):
-                # A seed of its own for each picture: changing a count leaves the others as they are.
-                rng = random.Random(f"{seed}/{split}/{label}/{index}")
-                picture = _picture(draw, image_size_px, rng)
-                picture.save(folder / f"{index:03d}.jpg", quality=90)
-    return {split: count * len(_DRAWINGS) for split, count in counts.items()}
+    try:
+        for split, count in counts.items():
+            for label in CLASSES:
+                _write_class(
+                    directory / split / label, label, count, image_size_px, f"{seed}/{split}/{label}"
+                )
+    except OSError as error:
+        raise DataError(
+            f"{directory} cannot be written: {error.strerror}. Name another directory."
+        ) from error
+    return {split: count * len(CLASSES) for split, count in counts.items()}
+
+
+def _write_class(folder: Path, label: str, count: int, size_px: int, seed: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        # A seed of its own for each picture: changing a count leaves the others as they are.
+        picture = _picture(_DRAWINGS[label], size_px, random.Random(f"{seed}/{index}"))
+        picture.save(folder / f"{index:03d}.jpg", quality=90)
 
 
 def _picture(draw: Callable[[_Pen], None], size_px: int, rng: random.Random) -> Image.Image:

@@ -34,7 +34,7 @@ def test_waits_for_a_first_version_then_follows_new_ones_and_drains_on_sigterm(t
     ]
     server = subprocess.Popen([*COMMAND, *flags], stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
-    while "waiting for the base path" not in server.stderr.readline():
+    while "waiting: " not in server.stderr.readline():
         assert server.poll() is None
     with grpc.insecure_channel(f"localhost:{port}") as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)

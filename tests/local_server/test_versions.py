@@ -146,6 +146,21 @@ def test_removing_the_newest_goes_back_and_removing_all_unloads(tmp_path: Path) 
         assert predict(stub) == (1.0, 1)
 
 
+def test_a_base_path_that_is_out_of_reach_for_a_moment_takes_nothing_away(tmp_path: Path) -> None:
+    base_path = tmp_path / "m"
+    publish(base_path, 1)
+    with serving("m", base_path) as (_, model):
+        base_path.rename(tmp_path / "elsewhere")
+        model.poll()
+        assert model.find(None).version == 1
+
+
+def test_an_empty_base_path_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)  # one level too high
+    with serving("m", tmp_path):
+        assert "waiting: no version, a folder named by an integer" in caplog.text
+
+
 def test_health_answers_under_tensorflow_servings_names(tmp_path: Path) -> None:
     publish(tmp_path, 1)
     with serving("m", tmp_path) as (address, _), grpc.insecure_channel(address) as channel:

@@ -91,10 +91,11 @@ def test_predict_takes_preprocessed_tensors(client: Client, image_tree: Path) ->
         pytest.param(np.zeros((32, 32, 3), np.float32), id="no batch"),
         pytest.param(np.zeros((1, 32, 32, 3), np.float64), id="other dtype"),
         pytest.param(np.zeros((0, 32, 32, 3), np.float32), id="no rows"),
+        pytest.param([[1.0]], id="a list"),
     ],
 )
 def test_predict_refuses_what_the_server_would_not_check(client: Client, images: np.ndarray) -> None:
-    with pytest.raises(InvalidRequest, match=r"takes float32 \(N, 32, 32, 3\).*Received"):
+    with pytest.raises(InvalidRequest, match=r"(takes float32 \(N, 32, 32, 3\)|numpy array).*Received"):
         client.predict(images)
 
 
@@ -212,6 +213,20 @@ def test_a_new_version_with_other_labels_and_size_is_read_with_its_own_card(
         assert prediction == alone
 
 
+def test_predict_follows_a_version_with_another_input(
+    tmp_path: Path, published: run.Published, settings: dict[str, object]
+) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(published.path, models / "tiny" / "1")
+    with serving("tiny", models / "tiny") as (address, model), Client(address, model="tiny") as client:
+        assert client.predict(np.zeros((1, 32, 32, 3), np.float32))["logits"].shape == (1, 6)
+        run.train(TrainConfig(model_dir=models, **{**settings, "image_size": 40, "epochs": 1}))
+        model.poll()
+        assert client.predict(np.zeros((1, 40, 40, 3), np.float32))["logits"].shape == (1, 6)
+        with pytest.raises(InvalidRequest, match=r"\(N, 40, 40, 3\)"):
+            client.predict(np.zeros((1, 32, 32, 3), np.float32))
+
+
 def test_a_version_copied_to_another_number_is_known_by_the_number_it_is_served_under(
     tmp_path: Path, published: run.Published, image_tree: Path
 ) -> None:
@@ -219,6 +234,22 @@ def test_a_version_copied_to_another_number_is_known_by_the_number_it_is_served_
     with serving("tiny", tmp_path) as (address, _), Client(address, model="tiny") as client:
         assert client.describe().version == 7
         assert client.classify(pictures(image_tree, 1))[0].version == 7
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, InvalidRequest),
+        (grpc.StatusCode.FAILED_PRECONDITION, InvalidRequest),
+        (grpc.StatusCode.NOT_FOUND, ModelNotFound),
+        (grpc.StatusCode.UNAVAILABLE, ServerUnavailable),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, ServerUnavailable),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded),
+        (grpc.StatusCode.INTERNAL, ServerError),
+    ],
+)
+def test_each_status_has_its_error(code: grpc.StatusCode, kind: type[ServingError]) -> None:
+    assert type(codec.error_from(code, "", "host:1", "m")) is kind
 
 
 def test_every_status_becomes_an_error_of_the_family() -> None:
@@ -244,7 +275,7 @@ def test_a_card_of_an_unknown_schema_says_so() -> None:
 
 
 def test_images_larger_than_a_message_of_grpcs_default_pass(client: Client) -> None:
-    """16 photographs of 12 megapixels, 4 MiB together and more: the bytes go out in one request."""
+    """4 photographs of 2 megapixels, more than 4 MiB together: the bytes go out in one request."""
     noise = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, format="JPEG", quality=95)

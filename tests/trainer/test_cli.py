@@ -97,13 +97,13 @@ def corrupt_image(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "changes", "code", "parts"),
     [
-        pytest.param(spoil_nothing, {"data": "/nowhere"}, 1, ["--data", "/nowhere"], id="missing folder"),
-        pytest.param(empty_class, {}, 1, ["Empty: sun"], id="empty class"),
-        pytest.param(one_class, {}, 1, ["at least two class folders. Received: sun"], id="one class only"),
+        pytest.param(spoil_nothing, {"data": "/nowhere"}, 3, ["--data", "/nowhere"], id="missing folder"),
+        pytest.param(empty_class, {}, 3, ["Empty: sun"], id="empty class"),
+        pytest.param(one_class, {}, 3, ["at least two class folders. Received: sun"], id="one class only"),
         pytest.param(
-            other_classes, {}, 1, ["only in train: sun; only in validation: star"], id="other classes"
+            other_classes, {}, 3, ["only in train: sun; only in validation: star"], id="other classes"
         ),
-        pytest.param(corrupt_image, {}, 1, ["train/sun/003.jpg"], id="corrupt image"),
+        pytest.param(corrupt_image, {}, 3, ["train/sun/003.jpg"], id="corrupt image"),
         pytest.param(
             spoil_nothing, {"backbone": "xeption"}, 2, ["Did you mean xception?"], id="unknown backbone"
         ),
@@ -165,7 +165,7 @@ def test_sample_writes_and_says_what(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert code == 0
     assert "6 train, 60 validation, 12 test images of 6 classes" in out
     code, _, err = run(["sample", str(tmp_path / "s")], capsys)
-    assert code == 1
+    assert code == 3
     assert_one_line(err, "new or empty directory")
     code, _, err = run(["sample", str(tmp_path / "t"), "--train-per-class", "0"], capsys)
     assert code == 2

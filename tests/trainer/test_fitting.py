@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from trainer import classifier, distribution, fitting
-from trainer.errors import TrainerError
+from trainer.errors import DivergedError
 from trainer.fitting import Epoch
 from trainer.prefix_cache import FeatureExamples
 
@@ -107,7 +107,7 @@ def test_a_loss_that_is_no_number_ends_the_run() -> None:
     broken = clusters(20, 1)
     broken.features[3, 0] = np.nan
     strategy = distribution.mirrored_strategy(1)
-    with pytest.raises(TrainerError, match=r"must stay finite. Received: nan in epoch 1 .*Try 0.001"):
+    with pytest.raises(DivergedError, match=r"must stay finite. Received: loss nan.* epoch 1 .*Try 0.001"):
         fitting.fit(
             linear(strategy),
             broken,
@@ -119,6 +119,12 @@ def test_a_loss_that_is_no_number_ends_the_run() -> None:
             batch_size=8,
             seed=0,
         )
+
+
+def test_a_last_step_that_explodes_is_noticed() -> None:
+    """One step an epoch: the training loss is computed before the update that spoils the weights."""
+    with pytest.raises(DivergedError, match=r"Received: loss [0-9.]+, validation loss (nan|inf) in epoch 1"):
+        fit(1, 64, learning_rate=3e38, epochs=1)
 
 
 def test_the_three_class_modes_agree() -> None:

@@ -1,7 +1,10 @@
+import io
 import logging
+import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from trainer import images
 from trainer.errors import ConfigError, DataError
@@ -11,7 +14,7 @@ def make_tree(root: Path, counts: dict[str, int]) -> Path:
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
         for index in range(count):
-            (root / folder / f"{index}.jpg").write_bytes(f"{folder}/{index}".encode())
+            (root / folder / f"{index}.jpg").write_bytes(b"\xff\xd8\xff" + f"{folder}/{index}".encode())
     return root
 
 
@@ -120,6 +123,67 @@ def test_refuses(
     make_tree(tmp_path, counts)
     with pytest.raises(error, match=message):
         images.scan(tmp_path, validation_split=validation_split)
+
+
+def gif_whose_first_frame_is_smaller() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), "red").save(buffer, format="GIF")
+    data = bytearray(buffer.getvalue())
+    data[6:8] = (30).to_bytes(2, "little")  # the canvas's width
+    return bytes(data)
+
+
+def palette_bmp() -> bytes:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").quantize(8).save(buffer, format="BMP")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        pytest.param(b"", "no JPEG, PNG, BMP or GIF", id="empty"),
+        pytest.param(b"RIFF....WEBPVP8 ", "no JPEG, PNG, BMP or GIF", id="WebP named .jpg"),
+        pytest.param(palette_bmp(), "a BMP with a palette", id="palette BMP"),
+        pytest.param(gif_whose_first_frame_is_smaller(), "the first frame does not fill", id="GIF"),
+    ],
+)
+def test_what_could_not_be_classified_later_is_not_trained_on(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    make_tree(tmp_path, {"a": 3, "b": 3})
+    for name in "ab":
+        (tmp_path / name / "bad.jpg").write_bytes(content)
+    with pytest.raises(DataError, match=f"images cannot be used: .*bad.jpg .{reason}"):
+        images.scan(tmp_path, validation_split=0.5)
+
+
+def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    make_tree(tmp_path, {"a": 2, "b": 2})
+    (tmp_path / "a" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(DataError, match=r"'caf.*' \(its name is no UTF-8\)") as caught:
+        images.scan(tmp_path, validation_split=0.5)
+    str(caught.value).encode()
+
+
+def test_an_unreadable_class_folder_is_named(read_only_directory: Path) -> None:
+    os.seteuid(os.getuid())
+    folder = read_only_directory / "a"
+    folder.mkdir()
+    folder.chmod(0)
+    try:
+        if os.getuid() == 0:
+            os.seteuid(65534)
+        with pytest.raises(DataError, match="/a cannot be read: Permission denied"):
+            images.scan(read_only_directory, validation_split=0.5)
+    finally:
+        os.seteuid(os.getuid())
+        folder.rmdir()
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    make_tree(tmp_path, {"car": 2, "train": 2})
+    assert images.scan(tmp_path, validation_split=0.5)["train"].classes == ("car", "train")
 
 
 def test_refuses_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,23 @@ def test_the_card_in_the_version_names_the_version(tmp_path: Path) -> None:
     written = (directory.path / "8" / "assets.extra" / "model_card.json").read_text()
     assert given == [written]
     assert json.loads(written)["version"] == 8
+
+
+def test_a_number_is_never_used_twice(tmp_path: Path) -> None:
+    directory = ModelDirectory(tmp_path, "m")
+    directory.prepare()
+    for version in (1, 2, 3):
+        assert directory.publish(CARD, save_slowly) == version
+    for removed in ("2", "3"):  # a rollback
+        shutil.rmtree(directory.path / removed)
+    assert directory.publish(CARD, save_slowly) == 4
+
+
+def test_prepare_does_not_wait_for_another_publisher(tmp_path: Path) -> None:
+    directory = ModelDirectory(tmp_path, "m")
+    directory.prepare()
+    with directory._locked():
+        directory.prepare()
 
 
 def test_a_failed_save_leaves_nothing_visible_and_the_next_takes_its_number(tmp_path: Path) -> None:
@@ -166,7 +184,7 @@ def test_prepare_refuses_a_file_in_the_way(tmp_path: Path) -> None:
 
 def test_prepare_leaves_nothing_behind(tmp_path: Path) -> None:
     ModelDirectory(tmp_path, "m").prepare()
-    assert list((tmp_path / "m").iterdir()) == []
+    assert [path.name for path in (tmp_path / "m").iterdir()] == [".publish.lock"]
 
 
 def test_write_atomically_replaces_a_file_whole(tmp_path: Path) -> None:

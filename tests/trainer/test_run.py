@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from trainer import run
 from trainer.config import TrainConfig
@@ -43,6 +44,8 @@ def test_the_run_directory_keeps_settings_history_and_best_weights(published: ru
     assert max(epoch["val_accuracy"] for epoch in history) == published.metrics["validation"].accuracy
     assert json.loads((published.run_directory / "config.json").read_text())["name"] == "tiny"
     assert (published.run_directory / "best_head.weights.h5").stat().st_size > 0
+    with Image.open(published.run_directory / "learning_curves.png") as curves:
+        assert curves.size == (1080, 432)
     assert published.run_directory.parent.name == ".runs"
 
 
@@ -101,14 +104,17 @@ def test_binary_with_six_classes_is_refused_before_anything_is_written(
     assert not (tmp_path / "models").exists()
 
 
-def test_a_corrupt_image_is_named_and_nothing_is_published(
-    tmp_path: Path, image_tree: Path, settings: dict[str, object]
+@pytest.mark.parametrize("prefix_cache", [True, False])
+def test_a_corrupt_image_of_any_split_is_named_before_the_first_epoch(
+    tmp_path: Path, image_tree: Path, settings: dict[str, object], prefix_cache: bool
 ) -> None:
     data = shutil.copytree(image_tree, tmp_path / "images")
-    (data / "validation" / "sun" / "000.jpg").write_bytes(b"\xff\xd8\xff garbage")
-    with pytest.raises(DataError, match=r"1 of 120 images cannot be decoded.*validation/sun/000.jpg"):
-        run.train(TrainConfig(model_dir=tmp_path / "models", **{**settings, "data": data}))
+    (data / "test" / "sun" / "000.jpg").write_bytes(b"\xff\xd8\xff garbage")
+    changes = {"data": data, "prefix_cache": prefix_cache}
+    with pytest.raises(DataError, match=r"1 of 120 images cannot be decoded.*test/sun/000.jpg"):
+        run.train(TrainConfig(model_dir=tmp_path / "models", **{**settings, **changes}))
     assert not list((tmp_path / "models" / "tiny").glob("[0-9]*"))
+    assert not list((tmp_path / "models" / "tiny").glob(".runs/*/history.json"))
 
 
 def test_a_second_run_publishes_version_2_beside_version_1(

@@ -43,3 +43,9 @@ def test_refuses_a_directory_that_holds_something(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="new or empty directory"):
         sample.write_sample(tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_refuses_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written: Not a directory"):
+        sample.write_sample(tmp_path / "file" / "sample")
