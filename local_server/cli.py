@@ -26,6 +26,8 @@ def main(argv: Sequence[str]) -> int:
     from local_server.services import build_server
     from local_server.versions import ModelVersions
 
+    # The session's loader is marked as deprecated; it is what TensorFlow Serving does (servable.py).
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     model = ModelVersions(arguments.model_name, arguments.model_base_path)
     address = f"0.0.0.0:{arguments.port}"
     try:
