@@ -68,8 +68,7 @@ def scan(data: Path, *, validation_split: float | None = None, seed: int = 0) ->
     """
     if not data.is_dir():
         raise DataError(f"--data must be a folder of images. Received: {data}, which is no folder.")
-    # A class may be called "train": a split holds folders, a class holds files.
-    if (data / "train").is_dir() and any(entry.is_dir() for entry in _entries(data / "train")):
+    if (data / "train").is_dir() and not _is_class(data / "train"):
         return _scan_splits(data, validation_split)
     if validation_split is None:
         raise DataError(
@@ -77,6 +76,11 @@ def scan(data: Path, *, validation_split: float | None = None, seed: int = 0) ->
             "'train'. For a single tree DATA/CLASS/* add --validation-split 0.2."
         )
     return _split_tree(_scan_tree(data), validation_split, seed)
+
+
+def _is_class(folder: Path) -> bool:
+    """Tell a class that happens to be called "train" from the split of that name: it holds pictures."""
+    return any(entry.suffix.lower() in SUFFIXES for entry in _entries(folder))
 
 
 def _scan_splits(data: Path, validation_split: float | None) -> Splits:

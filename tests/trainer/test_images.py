@@ -87,6 +87,7 @@ BOTH = {f"{split}/{name}": 1 for split in ("train", "validation") for name in "a
             {"train/a": 1, "train/b": 1}, None, DataError, "none named 'validation'", id="no validation"
         ),
         pytest.param(BOTH, 0.2, ConfigError, "is for a single tree", id="split of a split tree"),
+        pytest.param({"train": 0, "validation": 0}, None, DataError, "Received: none", id="empty split"),
         pytest.param({**BOTH, "train/c": 0}, None, DataError, "Empty: c", id="empty class"),
         pytest.param(
             {"train/a": 1, "validation/a": 1},
