@@ -31,10 +31,6 @@ class ModelCard:
     input: InputSpec
     raw: Mapping[str, Any]
 
-    def same_contract(self, other: ModelCard) -> bool:
-        """Tell whether a request made for one card may be answered, and read, by the other."""
-        return self.input == other.input and self.labels == other.labels
-
 
 def parse(text: bytes) -> ModelCard:
     """Read the JSON that the signature `describe` returns.

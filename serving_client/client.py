@@ -124,7 +124,7 @@ class Client:
         except InvalidRequest:
             # Perhaps it fits a version that has gone live since the card came.
             live = self.describe()
-            if live.same_contract(card):
+            if live.input == card.input:
                 raise
         codec.check_images(images, live.input)
         return codec.outputs_of(self._call("serving_default", {"images": images}))
@@ -145,12 +145,12 @@ class Client:
         self.close()
 
     def _classify_batch(self, batch: Sequence[ImageInput], top_k: int, via: Via) -> list[Prediction]:
-        """Classify with the card at hand, and again if another version, with another contract, is live."""
+        """Classify with the card at hand, and again if a version with another input is live."""
         card = self._current or self.describe()
         try:
             response = self._send(batch, card, via)
             answered_by = self._card_of(_version_of(response, card))
-            again = not answered_by.same_contract(card)
+            again = answered_by.input != card.input
         except (InvalidRequest, ModelNotFound):
             # Made for an input that is not the live version's, or answered by one that is gone already.
             answered_by = self.describe()

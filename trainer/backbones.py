@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import keras
-import numpy as np
 
 from trainer.errors import ConfigError, WeightsError
 
@@ -173,26 +172,18 @@ def _check_weights_file(path: Path) -> None:
 
 
 def _load(network: keras.Model, path: Path, backbone: Backbone) -> None:
-    # Keras loads what it finds and may leave the rest as it was, with a warning at most: whatever is
-    # not a number afterwards was not in the file.
-    network.set_weights([np.full_like(weights, np.nan) for weights in network.get_weights()])
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+            # One for each of a hundred layers; what could not be loaded is in the error that follows.
+            warnings.filterwarnings("ignore", "Skipping nested container", UserWarning)
             network.load_weights(path)
     except (ValueError, OSError, KeyError) as error:
-        raise _other_weights(network, path, backbone, _one_line(error)) from error
-    missing = [variable.path for variable in network.variables if np.isnan(variable.numpy()).any()]
-    if missing:
-        raise _other_weights(network, path, backbone, f"it lacks {missing[0]} and {len(missing) - 1} more")
-
-
-def _other_weights(network: keras.Model, path: Path, backbone: Backbone, reason: str) -> WeightsError:
-    top = "with" if network.output_shape == (None, 1000) else "without"
-    return WeightsError(
-        f"--weights {path} does not hold the weights of {backbone.name} {top} its top ({reason}). "
-        "Give the file that was saved from this backbone, or another --backbone."
-    )
+        top = "with" if network.output_shape == (None, 1000) else "without"
+        raise WeightsError(
+            f"--weights {path} does not hold the weights of {backbone.name} {top} its top "
+            f"({_one_line(error)}). Give the file that was saved from this backbone, or another "
+            "--backbone."
+        ) from error
 
 
 def _one_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import grpc
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,8 +24,9 @@ from serving_client import (
     preprocessing,
 )
 from tests.conftest import serving, tiny_saved_model
-from trainer import run
-from trainer.config import TrainConfig
+from trainer import backbones, run, signatures
+from trainer.model_card import ModelCard
+from trainer.publishing import ModelDirectory
 
 
 def pictures(image_tree: Path, count: int) -> list[Path]:
@@ -191,40 +193,71 @@ def test_waits_for_a_server_that_starts_later(published: run.Published, image_tr
             server.stop(None).wait()
 
 
-def test_a_new_version_with_other_labels_and_size_is_read_with_its_own_card(
-    tmp_path: Path, published: run.Published, settings: dict[str, object], image_tree: Path
+def publish_tiny(models: Path, backbone_name: str, labels: list[str], size_px: int = 8) -> None:
+    """Publish a version whose probabilities depend on the mean of each channel, as it is preprocessed."""
+    backbone = backbones.find(backbone_name)
+    card = ModelCard(
+        name="m",
+        labels=labels,
+        image_size_px=size_px,
+        backbone=backbone,
+        weights="none",
+        data={},
+        metrics={},
+        config={},
+    )
+    network = keras.Sequential(
+        [
+            keras.Input((size_px, size_px, 3)),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Rescaling(0.01),
+            keras.layers.Dense(len(labels), kernel_initializer=keras.initializers.Identity()),
+        ]
+    )
+    directory = ModelDirectory(models, "m")
+    directory.prepare()
+    directory.publish(card, lambda path, text: signatures.save(path, network, backbone, size_px, text))
+
+
+RED_AND_SOME_BLUE = np.full((12, 12, 3), (250, 0, 120), np.uint8)
+
+
+@pytest.mark.parametrize("via", ["images", "encoded"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"labels": ["x", "y", "z"]}, id="other labels"),
+        pytest.param({"size_px": 10}, id="another size: the old request is refused"),
+        pytest.param({"backbone_name": "mobilenetv2"}, id="other preprocessing: the old request is answered"),
+    ],
+)
+def test_a_version_that_goes_live_between_two_calls_is_read_with_its_own_card(
+    tmp_path: Path, change: dict[str, object], via: str
 ) -> None:
-    """The client knows the card of version 1 when version 2 goes live between two calls."""
-    data = tmp_path / "images"
-    for split in ("train", "validation"):
-        for name in ("moon", "sun"):
-            shutil.copytree(image_tree / split / name, data / split / f"a-{name}")
-    models = tmp_path / "models"
-    shutil.copytree(published.path, models / "tiny" / "1")
-    sun = image_tree / "validation" / "sun" / "000.jpg"
-    with serving("tiny", models / "tiny") as (address, model), Client(address, model="tiny") as client:
-        assert client.classify([sun])[0].version == 1
-        run.train(TrainConfig(model_dir=models, **{**settings, "data": data, "image_size": 40}))
+    first: dict[str, object] = {"backbone_name": "vgg16", "labels": ["a", "b", "c"]}
+    publish_tiny(tmp_path, **first)
+    with serving("m", tmp_path / "m") as (address, model), Client(address, model="m") as client:
+        (before,) = client.classify([RED_AND_SOME_BLUE], via=via)
+        assert before.version == 1
+        publish_tiny(tmp_path, **{**first, **change})
         model.poll()
-        (prediction,) = client.classify([sun])
+        (prediction,) = client.classify([RED_AND_SOME_BLUE], via=via)
+        with Client(address, model="m") as fresh:
+            assert [prediction] == fresh.classify([RED_AND_SOME_BLUE], via=via)
         assert prediction.version == 2
-        assert prediction.label == "a-sun"
-        (alone,) = Client(address, model="tiny").classify([sun])
-        assert prediction == alone
+        if "size_px" not in change:
+            assert prediction.scores != before.scores
 
 
-def test_predict_follows_a_version_with_another_input(
-    tmp_path: Path, published: run.Published, settings: dict[str, object]
-) -> None:
-    models = tmp_path / "models"
-    shutil.copytree(published.path, models / "tiny" / "1")
-    with serving("tiny", models / "tiny") as (address, model), Client(address, model="tiny") as client:
-        assert client.predict(np.zeros((1, 32, 32, 3), np.float32))["logits"].shape == (1, 6)
-        run.train(TrainConfig(model_dir=models, **{**settings, "image_size": 40, "epochs": 1}))
+def test_predict_follows_a_version_with_another_input(tmp_path: Path) -> None:
+    publish_tiny(tmp_path, "vgg16", ["a", "b"])
+    with serving("m", tmp_path / "m") as (address, model), Client(address, model="m") as client:
+        assert client.predict(np.zeros((1, 8, 8, 3), np.float32))["logits"].shape == (1, 2)
+        publish_tiny(tmp_path, "vgg16", ["a", "b"], size_px=10)
         model.poll()
-        assert client.predict(np.zeros((1, 40, 40, 3), np.float32))["logits"].shape == (1, 6)
-        with pytest.raises(InvalidRequest, match=r"\(N, 40, 40, 3\)"):
-            client.predict(np.zeros((1, 32, 32, 3), np.float32))
+        assert client.predict(np.zeros((1, 10, 10, 3), np.float32))["logits"].shape == (1, 2)
+        with pytest.raises(InvalidRequest, match=r"\(N, 10, 10, 3\)"):
+            client.predict(np.zeros((1, 8, 8, 3), np.float32))
 
 
 def test_a_version_copied_to_another_number_is_known_by_the_number_it_is_served_under(

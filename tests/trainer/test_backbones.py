@@ -1,5 +1,7 @@
+import shutil
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -81,6 +83,14 @@ def test_loads_weights_from_a_file(weights_file: Path) -> None:
 def test_refuses_the_weights_of_another_backbone(name: str, weights_file: Path) -> None:
     with pytest.raises(WeightsError, match=f"does not hold the weights of {name} without its top"):
         backbones.build_features(backbones.find(name), 96, str(weights_file))
+
+
+def test_refuses_a_file_that_lacks_a_layer(tmp_path: Path, weights_file: Path) -> None:
+    lacking = Path(shutil.copy(weights_file, tmp_path / "lacking.weights.h5"))
+    with h5py.File(lacking, "r+") as file:
+        del file["layers/conv2d_5"]
+    with pytest.raises(WeightsError, match="does not hold the weights of vgg16"):
+        backbones.build_features(backbones.find("vgg16"), 96, str(lacking))
 
 
 def test_refuses_the_weights_without_top_for_the_whole_network(weights_file: Path) -> None:
