@@ -25,15 +25,16 @@ def test_more_replicas_than_tensorflow_started_with_are_refused() -> None:
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-@pytest.mark.parametrize("count", [1, 8, 13])  # 13 leaves one example for the last batch of two replicas
-def test_forward_keeps_the_order_and_every_example(replicas: int, count: int) -> None:
+@pytest.mark.parametrize("batch_size", [3, 4])  # 3: two replicas get unequal parts
+@pytest.mark.parametrize("count", [1, 8, 13])  # a last batch of 1 leaves a replica without any
+def test_forward_keeps_the_order_and_every_example(replicas: int, batch_size: int, count: int) -> None:
     strategy = distribution.mirrored_strategy(replicas)
     with strategy.scope():
         model = keras.Sequential([keras.Input((1,)), keras.layers.Rescaling(2.0)])
     inputs = np.arange(count, dtype=np.float32)[:, None]
     seen: list[int] = []
     outputs = Forward(model, strategy)(
-        [inputs[start : start + 4] for start in range(0, count, 4)], seen.append
+        [inputs[start : start + batch_size] for start in range(0, count, batch_size)], seen.append
     )
     np.testing.assert_array_equal(outputs, 2 * inputs)
     assert sum(seen) == count
