@@ -41,6 +41,7 @@ class ModelVersions:
         self._lock = threading.Lock()
         self._loaded: dict[int, Servable] = {}
         self._states: dict[int, VersionState] = {}
+        self._waiting_for = ""
 
     def find(self, version: int | None) -> Servable:
         """Return the servable of that version, or the newest.
@@ -72,9 +73,9 @@ class ModelVersions:
         if on_disk is None:
             return  # a base path that cannot be read for a moment takes no version away
         if not on_disk:
-            _log.warning(
-                "%s: waiting: no version, a folder named by an integer, in %s", self.name, self._base_path
-            )
+            self._say_waiting(f"no version, a folder named by an integer, in {self._base_path}")
+        else:
+            self._waiting_for = ""
         newest = max(on_disk, default=None)
         with self._lock:
             # One that failed and is gone from disk may come back mended.
@@ -97,9 +98,15 @@ class ModelVersions:
         try:
             entries = list(self._base_path.iterdir())
         except OSError as error:
-            _log.warning("%s: waiting: %s: %s", self.name, self._base_path, error.strerror)
+            self._say_waiting(f"{self._base_path}: {error.strerror}")
             return None
         return {int(entry.name) for entry in entries if entry.name.isdecimal() and entry.is_dir()}
+
+    def _say_waiting(self, reason: str) -> None:
+        """Log a reason once, and not at every poll."""
+        if reason != self._waiting_for:
+            _log.warning("%s: waiting: %s", self.name, reason)
+            self._waiting_for = reason
 
     def _load(self, version: int) -> None:
         self._set(version, VersionState(_ModelVersionStatus.LOADING))

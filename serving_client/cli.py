@@ -84,20 +84,25 @@ def _describe(client: Client, arguments: argparse.Namespace) -> int:
 def _classify(client: Client, arguments: argparse.Namespace) -> int:
     """Answer what can be answered; a bad image is reported and the others go on."""
     bad: list[str] = []
-    answers = _answers(client, arguments, bad)
-    if arguments.json:
-        for name, prediction in answers:
-            scores = [{"label": score.label, "probability": score.probability} for score in prediction.scores]
-            print(
-                json.dumps(
-                    {"file": name, "version": prediction.version, "scores": scores}, ensure_ascii=False
-                )
-            )
-    elif table := list(answers):
-        _print_table(table)
-    for message in bad:
-        print(f"python -m serving_client: {message}", file=sys.stderr)
+    table: list[tuple[str, Prediction]] = []
+    try:
+        for name, prediction in _answers(client, arguments, bad):
+            if arguments.json:
+                print(_as_json(name, prediction))
+            else:
+                table.append((name, prediction))
+    finally:  # a server that goes away midway takes nothing of what it has answered
+        if table:
+            _print_table(table)
+        for message in bad:
+            print(f"python -m serving_client: {message}", file=sys.stderr)
     return 1 if bad else 0
+
+
+def _as_json(name: str, prediction: Prediction) -> str:
+    scores = [{"label": score.label, "probability": score.probability} for score in prediction.scores]
+    answer = {"file": name, "version": prediction.version, "scores": scores}
+    return json.dumps(answer, ensure_ascii=False)
 
 
 def _answers(

@@ -42,6 +42,11 @@ def exif_turned() -> bytes:
     return encode("JPEG", photograph(), exif=exif)
 
 
+def png_with_16_bits() -> bytes:
+    levels = np.random.default_rng(0).integers(0, 65536, (30, 40, 3), dtype=np.uint16)
+    return bytes(tf.io.encode_png(levels).numpy())
+
+
 PICTURES = {
     "JPEG": encode("JPEG", photograph()),
     "JPEG low quality": encode("JPEG", photograph(), quality=20),
@@ -56,6 +61,7 @@ PICTURES = {
     "PNG grey alpha": encode("PNG", photograph().convert("LA")),
     "PNG 1 bit": encode("PNG", photograph().convert("1")),
     "PNG 16 bit grey": encode("PNG", Image.fromarray(np.arange(30000, dtype=np.uint16).reshape(150, 200))),
+    "PNG 16 bit colour": png_with_16_bits(),
     "PNG palette": encode("PNG", photograph().quantize(64)),
     "PNG palette with transparency": encode("PNG", photograph().quantize(64), transparency=3),
     "BMP": encode("BMP", photograph()),

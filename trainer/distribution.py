@@ -53,8 +53,8 @@ def _configure_logical_cpus(count: int) -> None:
 def deal(strategy: tf.distribute.Strategy, rows: Rows) -> tf.distribute.DistributedValues:
     """Deal a global batch to the replicas: equal parts in order, the first ones a row more if need be.
 
-    Ten thousand times cheaper to set up than `experimental_distribute_dataset`, whose 0.1 s for each
-    pass is longer than an epoch on stored features. A replica may get no row of a last batch.
+    `experimental_distribute_dataset` takes 0.1 s to set up for each pass, longer than an epoch on stored
+    features; this takes less than 0.1 ms a batch. A replica may get no row of a last batch.
     """
     each, remainder = divmod(len(rows), strategy.num_replicas_in_sync)
 

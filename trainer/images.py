@@ -123,13 +123,13 @@ def _scan_tree(tree: Path) -> dict[str, list[Path]]:
     }
     if len(by_class) < 2:
         raise DataError(
-            f"{tree} must hold at least two class folders. Received: {_listed(by_class) or 'none'}."
+            f"{tree} must hold at least two class folders. Received: {listed(by_class) or 'none'}."
         )
     empty = [name for name, files in by_class.items() if not files]
     if empty:
         raise DataError(
             f"each class folder in {tree} must hold at least one image ({' '.join(SUFFIXES)}). "
-            f"Empty: {_listed(empty)}. Add images or remove the folder."
+            f"Empty: {listed(empty)}. Add images or remove the folder."
         )
     return by_class
 
@@ -150,7 +150,7 @@ def _image_files(folder: Path) -> list[Path]:
             folder,
             len(left_out),
             "/".join(suffix[1:].upper() for suffix in SUFFIXES),
-            _listed(left_out),
+            listed(left_out),
         )
     return files
 
@@ -188,7 +188,7 @@ def _fingerprint(paths: Sequence[Path]) -> str:
                 refused.append(f"{ascii(path.name) if not _is_utf8(path) else path} ({refusal})")
     if refused:
         raise DataError(
-            f"{len(refused)} of {len(paths)} images cannot be used: {_listed(refused)}. Mend or remove them."
+            f"{len(refused)} of {len(paths)} images cannot be used: {listed(refused)}. Mend or remove them."
         )
     return total.hexdigest()
 
@@ -233,7 +233,8 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-def _listed(names: Iterable[str], most: int = 10) -> str:
+def listed(names: Iterable[str], most: int = 10) -> str:
+    """Return at most so many names, and how many more there are, for a message."""
     names = list(names)
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

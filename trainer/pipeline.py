@@ -12,7 +12,7 @@ import tensorflow as tf
 from trainer import backbones, progress
 from trainer.backbones import Backbone
 from trainer.errors import DataError
-from trainer.images import ImageSet
+from trainer.images import ImageSet, listed
 
 
 def decode_and_resize(encoded: tf.Tensor, image_size_px: int) -> tf.Tensor:
@@ -97,13 +97,11 @@ def naming_unreadable(*image_sets: ImageSet) -> Iterator[None]:
 
 def _explain_unreadable(image_sets: Sequence[ImageSet]) -> DataError | None:
     paths = [path for images in image_sets for path in images.paths]
-    bad = [(path, reason) for path in paths if (reason := _decode_failure(str(path)))]
+    bad = [f"{path} ({reason})" for path in paths if (reason := _decode_failure(str(path)))]
     if not bad:
         return None
-    listed = "; ".join(f"{path} ({reason})" for path, reason in bad[:5])
-    more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
     return DataError(
-        f"{len(bad)} of {len(paths)} images cannot be decoded: {listed}{more}. Mend or remove them."
+        f"{len(bad)} of {len(paths)} images cannot be decoded: {listed(bad)}. Mend or remove them."
     )
 
 

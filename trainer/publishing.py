@@ -88,10 +88,12 @@ class ModelDirectory:
                 extra.mkdir(exist_ok=True)
                 (extra / model_card.FILE_NAME).write_text(text, encoding="utf-8")
                 _sync_tree(staging)
-                staging.rename(self.path / str(version))
-                _sync(self.path)
+                # Before the rename: once the version is visible, nothing may fail any more.
                 highest_ever.seek(0)
                 highest_ever.write(str(version))
+                highest_ever.flush()
+                staging.rename(self.path / str(version))
+                _sync(self.path)
             except BaseException:
                 shutil.rmtree(staging, ignore_errors=True)
                 raise

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_client import cli
+from serving_client import ServerUnavailable, cli
 
 
 def run(argv: list[object], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -67,6 +67,30 @@ def test_nothing_but_bad_images_is_no_table(server: list[object], capsys: pytest
     code, out, err = run(["classify", "/nowhere.jpg", *server], capsys)
     assert (code, out) == (1, "")
     assert "/nowhere.jpg: cannot be read" in err
+
+
+def test_a_server_that_goes_away_midway_takes_nothing_of_what_it_answered(
+    server: list[object],
+    image_tree: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths = pictures(image_tree)[:4]
+    monkeypatch.setattr(cli, "_CHUNK", 2)
+    ask = cli.Client.classify
+    asked: list[int] = []
+
+    def goes_away(client: cli.Client, *arguments: object, **options: object) -> object:
+        asked.append(1)
+        if len(asked) == 2:
+            client.close()
+            raise ServerUnavailable("gone")
+        return ask(client, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cli.Client, "classify", goes_away)
+    code, out, err = run(["classify", *paths, *server], capsys)
+    assert (code, err) == (1, "python -m serving_client: gone\n")
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [str(path) for path in paths[:2]]
 
 
 def test_describe_prints_the_card(server: list[object], capsys: pytest.CaptureFixture[str]) -> None:

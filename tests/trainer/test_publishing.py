@@ -90,6 +90,21 @@ def test_a_number_is_never_used_twice(tmp_path: Path) -> None:
     assert directory.publish(CARD, save_slowly) == 4
 
 
+def test_a_failed_rename_shows_nothing_and_at_most_skips_a_number(tmp_path: Path) -> None:
+    directory = ModelDirectory(tmp_path, "m")
+    directory.prepare()
+
+    def save_and_lose(path: Path, card: str) -> None:
+        save_slowly(path, card)
+        (directory.path / "1").mkdir()  # somebody else puts a full folder in the way
+        (directory.path / "1" / "theirs").touch()
+
+    with pytest.raises(PublishError, match="cannot take a version"):
+        directory.publish(CARD, save_and_lose)
+    assert [path.name for path in (directory.path / "1").iterdir()] == ["theirs"]
+    assert directory.publish(CARD, save_slowly) == 2
+
+
 def test_prepare_does_not_wait_for_another_publisher(tmp_path: Path) -> None:
     directory = ModelDirectory(tmp_path, "m")
     directory.prepare()
