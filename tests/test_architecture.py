@@ -13,6 +13,7 @@ TRAINER = [
     "errors",
     "config",
     "quiet_import",
+    "storage",
     "backbones",
     "images",
     "progress",

@@ -13,7 +13,7 @@ import yaml
 
 from local_server import cli as server_cli
 from trainer import cli as trainer_cli
-from trainer.errors import ConfigError, DataError
+from trainer import errors
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "k8s").glob("*.yaml"))
@@ -94,11 +94,15 @@ def test_the_service_finds_the_deployments_pods() -> None:
     assert SERVING["containers"][0]["readinessProbe"]["grpc"]["port"] == ports["grpc"]
 
 
-def test_exit_codes_that_end_the_job_are_those_of_refusals() -> None:
+def test_exit_codes_end_the_job_or_do_not_count() -> None:
     rules = by_name("Job/train-classifier")["spec"]["podFailurePolicy"]["rules"]
-    (fail,) = [rule for rule in rules if rule["action"] == "FailJob"]
-    assert fail["onExitCodes"]["values"] == [ConfigError.exit_code, DataError.exit_code]
-    assert fail["onExitCodes"]["containerName"] == TRAINING["containers"][0]["name"]
+    codes = {rule["action"]: rule["onExitCodes"] for rule in rules if "onExitCodes" in rule}
+    would_fail_again = [errors.ConfigError, errors.DataError, errors.DivergedError, errors.NotGoodEnoughError]
+    assert codes["FailJob"]["values"] == [error.exit_code for error in would_fail_again]
+    not_its_fault = [errors.WorkerLostError, errors.StoppedError]
+    assert codes["Ignore"]["values"] == [error.exit_code for error in not_its_fault]
+    for rule in codes.values():
+        assert rule["containerName"] == TRAINING["containers"][0]["name"]
 
 
 @pytest.mark.parametrize("spec", [TRAINING, SERVING], ids=["training", "serving"])

@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import logging
 import sys
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,9 +73,8 @@ def _add_flag(command: argparse.ArgumentParser, field: dataclasses.Field[object]
     help_text = field.metadata["help"].replace("%", "%%")
     if field.default is not dataclasses.MISSING and field.default is not None:
         help_text += f" (default: {field.default})"
-    hint = typing.get_type_hints(TrainConfig)[field.name]
     flag = config.flag_of(field.name)
-    if hint is bool:
+    if config.value_type(field.name) is bool:
         command.add_argument(
             flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help_text
         )
@@ -84,7 +82,7 @@ def _add_flag(command: argparse.ArgumentParser, field: dataclasses.Field[object]
     command.add_argument(
         flag,
         type=config.value_type(field.name),
-        choices=typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else None,
+        choices=config.choices_of(field.name),
         default=argparse.SUPPRESS,
         help=help_text,
     )

@@ -24,6 +24,11 @@ else:
     import tomli as tomllib
 
 ClassMode = Literal["categorical", "binary", "sparse"]
+ClassWeight = Literal["none", "balanced"]
+BadImages = Literal["fail", "skip"]
+CacheDtype = Literal["float16", "float32"]
+DistributionName = Literal["auto", "one", "mirrored", "multi-worker"]
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 
 
 def _setting(help_text: str, default: Any = dataclasses.MISSING) -> Any:
@@ -57,28 +62,100 @@ class TrainConfig:
         "binary: two classes, one logit",
         "categorical",
     )
+    class_weight: ClassWeight = _setting(
+        "balanced: an image counts for more in the loss, the fewer its class has; none: all alike", "none"
+    )
+    on_bad_image: BadImages = _setting(
+        "what happens when files are no usable images: fail, or skip them; either way the run's directory "
+        "lists each and why in bad_images.json",
+        "fail",
+    )
     inner_size: int = _setting("units of an inner Dense layer before the logits; 0: none", 0)
     dropout: float = _setting("share of features dropped before the logits, from 0 to below 1", 0.0)
-    learning_rate: float = _setting("Adam's learning rate", 0.001)
-    epochs: int = _setting("passes over the training images", 10)
+    learning_rate: float = _setting("Adam's learning rate while the head is trained", 0.001)
+    epochs: int = _setting("passes over the training images while the head is trained", 10)
+    fine_tune_from: str | None = _setting(
+        "after the head, also train the backbone from this layer on (a layer's name, or the name of a block "
+        "such as block13)",
+        None,
+    )
+    fine_tune_learning_rate: float = _setting("Adam's learning rate while the backbone is fine-tuned", 1e-5)
+    fine_tune_epochs: int = _setting("passes over the training images while the backbone is fine-tuned", 10)
+    augment_views: int = _setting(
+        "copies of each training image, flipped, turned, zoomed and with other contrast; an epoch shows the "
+        "image or one of its copies",
+        0,
+    )
     batch_size: int = _setting("images per replica and step; the global batch is this × replicas", 32)
+    scale_learning_rate: bool = _setting("multiply the learning rates by the number of replicas", False)
+    distribution: DistributionName = _setting(
+        "one: one device; mirrored: all GPUs of this machine; multi-worker: those of several, named by "
+        "TF_CONFIG or by an Indexed Job's environment; auto: multi-worker if that environment is there, "
+        "else mirrored",
+        "auto",
+    )
     cpu_replicas: int | None = _setting(
-        "train on this many logical CPU devices; left out: on all GPUs that are visible, or one CPU", None
+        "train on this many logical CPU devices instead of GPUs; left out: one, if no GPU is visible", None
+    )
+    gpus: int | None = _setting(
+        "GPUs that must be visible: with fewer the run is refused instead of training on the CPU", None
+    )
+    precision: Precision = _setting(
+        "float32, or the backbone in 16 bits and the variables in 32 (bfloat16 for A100, TPU and newer CPUs)",
+        "float32",
+    )
+    xla: bool = _setting("compile the network with XLA: faster on GPUs, slower on CPUs", False)
+    deterministic: bool = _setting(
+        "use only TensorFlow operations that give the same bits in every run, which may be slower", False
     )
     prefix_cache: bool = _setting(
-        "run the frozen backbone once per image and train the head on its stored output; "
-        "--no-prefix-cache runs it again in every epoch",
+        "run the frozen layers once per image and train on their stored output; "
+        "--no-prefix-cache runs them again in every epoch",
         True,
     )
-    seed: int = _setting("seed of initial weights, shuffling, dropout and the validation split", 0)
+    cache_dir: Path | None = _setting(
+        "where the frozen layers' output is kept, for later runs too; left out: MODEL_DIR/.prefix_cache", None
+    )
+    cache_dtype: CacheDtype | None = _setting(
+        "how training images' activations are stored; left out: float32 for pooled features, float16 for the "
+        "larger ones of --fine-tune-from; what is evaluated is always float32",
+        None,
+    )
+    run_id: str | None = _setting(
+        "name of this run: a second start with it goes on where the first ended, and publishes no second "
+        "version; left out: an unfinished run with the same settings and images is gone on with",
+        None,
+    )
+    min_accuracy: float | None = _setting(
+        "publish only if the validation accuracy is at least this, from 0 to 1", None
+    )
+    must_beat_serving: bool = _setting(
+        "publish only if the model is better on the validation images than the newest published version",
+        False,
+    )
+    keep_versions: int | None = _setting(
+        "after publishing, remove all but this many newest versions; left out: none is removed", None
+    )
+    model_config: Path | None = _setting(
+        "TensorFlow Serving's model config file: a version that one of its labels or its version policy "
+        "names is never removed",
+        None,
+    )
+    seed: int = _setting(
+        "seed of initial weights, shuffling, dropout, augmentation and the validation split", 0
+    )
 
     def __post_init__(self) -> None:
-        at_least_1 = ("epochs", "batch_size", "image_size", "cpu_replicas")
-        for key in at_least_1:
+        for key in (
+            *("epochs", "fine_tune_epochs", "batch_size", "image_size"),
+            *("cpu_replicas", "gpus", "keep_versions"),
+        ):
             _check(self, key, lambda value: value is None or value >= 1, "a whole number of at least 1")
-        _check(self, "inner_size", lambda value: value >= 0, "0 or a positive whole number")
+        for key in ("inner_size", "augment_views"):
+            _check(self, key, lambda value: value >= 0, "0 or a positive whole number")
+        for key in ("learning_rate", "fine_tune_learning_rate"):
+            _check(self, key, lambda value: 0 < value < float("inf"), "a positive number")
         _check(self, "dropout", lambda value: 0 <= value < 1, "a number from 0 to below 1")
-        _check(self, "learning_rate", lambda value: 0 < value < float("inf"), "a positive number")
         _check(self, "seed", lambda value: 0 <= value < 2**32, "a whole number from 0 to 2^32 - 1")
         _check(
             self,
@@ -86,20 +163,24 @@ class TrainConfig:
             lambda value: value is None or 0 < value < 1,
             "a number between 0 and 1, such as 0.2",
         )
-        _check(self, "class_mode", typing.get_args(ClassMode).__contains__, "categorical, binary or sparse")
+        _check(self, "min_accuracy", lambda value: value is None or 0 <= value <= 1, "a number from 0 to 1")
+        for key, choices in _choices().items():
+            _check(self, key, (*choices, None).__contains__, f"one of {', '.join(choices)}")
         check_model_name(self.name)
+        if self.run_id is not None:
+            check_model_name(self.run_id, "run-id")
 
     def to_json(self) -> str:
         """Return the resolved settings as indented JSON, paths as text."""
         return json.dumps(dataclasses.asdict(self), indent=2, default=str)
 
 
-def check_model_name(name: str) -> None:
+def check_model_name(name: str, what: str = "name") -> None:
     """Raise ConfigError unless the name can be a directory, a servable and a metric label."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ConfigError(
-            "name must start with a letter or digit and hold only letters, digits, '_', '.' and '-'. "
-            f"Received: name={name!r}. Try 'clothing'."
+            f"{what} must start with a letter or digit and hold only letters, digits, '_', '.' and '-'. "
+            f"Received: {what}={name!r}. Try 'clothing'."
         )
 
 
@@ -116,10 +197,27 @@ def flag_of(key: str) -> str:
 
 def value_type(key: str) -> type:
     """Return the type that a setting's text is converted to: int for `int | None`, str for Literal."""
-    hint = typing.get_type_hints(TrainConfig)[key]
-    if isinstance(hint, types.UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    hint = _hint(key)
     return str if typing.get_origin(hint) is Literal else hint
+
+
+def choices_of(key: str) -> tuple[str, ...] | None:
+    """Return the values that a setting may have, if they are a few names."""
+    hint = _hint(key)
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else None
+
+
+def _hint(key: str) -> Any:
+    hint = typing.get_type_hints(TrainConfig)[key]
+    # Optional[Literal[...]] is a typing.Union, `int | None` a types.UnionType.
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def _choices() -> dict[str, tuple[str, ...]]:
+    names = [field.name for field in dataclasses.fields(TrainConfig)]
+    return {name: choices for name in names if (choices := choices_of(name))}
 
 
 def resolve(flags: Mapping[str, Any], toml_file: Path | None = None) -> TrainConfig:

@@ -1,4 +1,8 @@
-"""One family of errors: whatever the trainer refuses, it refuses with one of these and one line."""
+"""One family of errors: whatever the trainer refuses, it refuses with one of these and one line.
+
+The exit codes are what a Job's podFailurePolicy reads (k8s/training.yaml, docs/operations.md): the same
+run would fail again with 2 to 5; the others are worth another try.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,7 @@ class TrainerError(Exception):
     """What failed, what was expected, what came, and what to do, in one line.
 
     Attributes:
-      exit_code: 2 and 3 say that the same run would fail again (k8s/training.yaml gives up on them);
-        1, which Python also exits with after a traceback, may be worth another try.
+      exit_code: of the process; 1 is also what Python exits with after a traceback.
     """
 
     exit_code = 1
@@ -29,16 +32,40 @@ class DataError(TrainerError):
 class DivergedError(TrainerError):
     """The loss is not a number any more."""
 
-    exit_code = 3
+    exit_code = 4
+
+
+class NotGoodEnoughError(TrainerError):
+    """The trained model does not pass the gate, and is not published."""
+
+    exit_code = 5
 
 
 class WeightsError(TrainerError):
     """The backbone's weights are not to be had or do not fit."""
 
+    exit_code = 6
+
 
 class DeviceError(TrainerError):
     """The devices that were asked for are not there."""
 
+    exit_code = 7
 
-class PublishError(TrainerError):
-    """The model directory cannot take a version, or what a run leaves beside it."""
+
+class StorageError(TrainerError):
+    """A volume is full, read-only or gone: what was complete on it stays."""
+
+    exit_code = 8
+
+
+class WorkerLostError(TrainerError):
+    """Another worker of a multi-worker run is gone, or disagrees about where the run stands."""
+
+    exit_code = 9
+
+
+class StoppedError(TrainerError):
+    """SIGTERM came; the run's state is saved, and the next start goes on from there."""
+
+    exit_code = 143  # 128 + SIGTERM, as if the signal had not been handled

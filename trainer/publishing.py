@@ -16,11 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-import tensorflow as tf
-
-from trainer import model_card
-from trainer.errors import PublishError
+from trainer import model_card, storage
 from trainer.model_card import ModelCard
+from trainer.storage import explaining
 
 _STAGING = ".staging-"
 
@@ -37,7 +35,7 @@ class ModelDirectory:
         Called before the training, so that hours of it are not lost to a read-only volume.
 
         Raises:
-          PublishError: it cannot.
+          StorageError: it cannot.
         """
         probe, renamed = (self.path / f".probe-{os.getpid()}{suffix}" for suffix in ("", "-renamed"))
         with explaining("The model directory is not writable", self.path):
@@ -70,7 +68,7 @@ class ModelDirectory:
         Returns:
           The number of the version.
         Raises:
-          PublishError: the directory cannot take it; nothing is visible then.
+          StorageError: the directory cannot take it; nothing is visible then.
         """
         with (
             explaining("The model directory cannot take a version", self.path),
@@ -87,13 +85,13 @@ class ModelDirectory:
                 extra = staging / "assets.extra"
                 extra.mkdir(exist_ok=True)
                 (extra / model_card.FILE_NAME).write_text(text, encoding="utf-8")
-                _sync_tree(staging)
+                storage.sync_tree(staging)
                 # Before the rename: once the version is visible, nothing may fail any more.
                 highest_ever.seek(0)
                 highest_ever.write(str(version))
                 highest_ever.flush()
                 staging.rename(self.path / str(version))
-                _sync(self.path)
+                storage.sync(self.path)
             except BaseException:
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
@@ -109,45 +107,3 @@ class ModelDirectory:
         with os.fdopen(descriptor, "r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | flags)
             yield file
-
-
-@contextmanager
-def explaining(what: str, path: Path) -> Iterator[None]:
-    """Turn a file system's refusal inside the block into a PublishError."""
-    try:
-        yield
-    except (
-        OSError,
-        tf.errors.NotFoundError,
-        tf.errors.PermissionDeniedError,
-        tf.errors.ResourceExhaustedError,
-    ) as error:
-        reason = error.strerror or error if isinstance(error, OSError) else error.message
-        raise PublishError(
-            f"{what}: {path}: {reason}. Check that --model-dir exists, has space, and that this user may "
-            "write there."
-        ) from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file so that a reader, or a crash, finds either the old text or the new."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    _sync(partial)
-    partial.replace(path)
-
-
-def _sync_tree(directory: Path) -> None:
-    """Have every file and folder reach the disk before the rename does."""
-    for parent, _, names in os.walk(directory):
-        for name in names:
-            _sync(Path(parent, name))
-        _sync(Path(parent))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

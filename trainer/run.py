@@ -24,9 +24,9 @@ from trainer import (
     pipeline,
     prefix_cache,
     progress,
-    publishing,
     report,
     signatures,
+    storage,
 )
 from trainer.classifier import Classifier, Loss
 from trainer.config import TrainConfig
@@ -74,8 +74,8 @@ def train(config: TrainConfig) -> Published:
         network = classifier.build(config, backbone, image_size_px, len(classes))
     loss = classifier.loss_function(config.class_mode, len(classes))
     run_directory = model_directory.run_directory(_new_run_id())
-    with publishing.explaining("The run's files cannot be written", run_directory):
-        publishing.write_atomically(run_directory / "config.json", config.to_json())
+    with storage.explaining("The run's files cannot be written", run_directory):
+        storage.write_atomically(run_directory / "config.json", config.to_json())
     _log_start(config, splits, image_size_px, strategy)
 
     # 3. The frozen backbone once per image; then the head, its best epoch kept.
@@ -178,8 +178,8 @@ def _fit(
     def keep(epoch: Epoch, is_best: bool) -> None:
         history.append(epoch)
         text = json.dumps([dataclasses.asdict(one) for one in history], indent=2)
-        with publishing.explaining("The run's files cannot be written", run_directory):
-            publishing.write_atomically(run_directory / "history.json", text)
+        with storage.explaining("The run's files cannot be written", run_directory):
+            storage.write_atomically(run_directory / "history.json", text)
             if is_best:
                 head.save_weights(run_directory / "best_head.weights.h5")
         _log.info("%s%s", epoch.in_words(config.epochs), "  best so far" if is_best else "")
