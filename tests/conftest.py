@@ -23,7 +23,7 @@ from trainer import distribution, run, sample  # noqa: E402
 from trainer.config import TrainConfig  # noqa: E402
 
 # Logical devices are fixed with the first operation, so every test runs with two.
-distribution.mirrored_strategy(cpu_replicas=2)
+distribution.configure_logical_cpus(2)
 
 IMAGE_SIZE_PX = 32
 

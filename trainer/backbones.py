@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import urllib.error
 import warnings
 from pathlib import Path
@@ -104,6 +105,44 @@ def build_features(backbone: Backbone, image_size_px: int, weights: str) -> kera
     return features
 
 
+def input_of(features: keras.Model, layer: str) -> keras.KerasTensor:
+    """Return the tensor before a layer, through which all that follows gets what it knows of the image.
+
+    Args:
+      layer: a layer's name, or that of a block ("block13"), whose first layer is meant.
+    Raises:
+      ConfigError: there is no such layer, or a shortcut leads around it.
+    """
+    in_block = re.compile(rf"{re.escape(layer)}(?!\d)")
+    names = [one.name for one in features.layers[1:]]
+    found = [name for name in names if name == layer] or [name for name in names if in_block.match(name)]
+    if not found:
+        near = difflib.get_close_matches(layer, {*names, *(name.split("_")[0] for name in names)}, n=3)
+        hint = (
+            f" Did you mean {' or '.join(near)}?" if near else f" Its last layers: {', '.join(names[-8:])}."
+        )
+        raise ConfigError(f"--fine-tune-from: {features.name} has no layer {layer!r}.{hint}")
+    if (tensor := _only_way_to(features, found[0])) is not None:
+        return tensor
+    before = names[: names.index(found[0])]
+    possible = next(name for name in reversed(before) if _only_way_to(features, name) is not None)
+    raise ConfigError(
+        f"--fine-tune-from {layer}: a shortcut leads around {found[0]}, so what comes before it cannot be "
+        f"stored as one tensor. The nearest layer before it that can be is {possible}."
+    )
+
+
+def _only_way_to(features: keras.Model, layer: str) -> keras.KerasTensor | None:
+    tensor = features.get_layer(layer).input
+    if isinstance(tensor, list):
+        return None
+    try:
+        keras.Model(tensor, features.output)
+    except ValueError:  # "Output … is not connected to `inputs`"
+        return None
+    return tensor
+
+
 def build_imagenet_classifier(backbone: Backbone, weights: str) -> keras.Model:
     """Build the whole ImageNet network: (N, H, W, 3) preprocessed → float32 (N, 1000) logits.
 
@@ -127,7 +166,7 @@ def _construct(backbone: Backbone, weights: str, **arguments: object) -> keras.M
     source = "imagenet" if weights == "imagenet" else None
     weights_file = None if weights in ("imagenet", "none") else Path(weights)
     if weights_file is not None:
-        _check_weights_file(weights_file)
+        check_weights_file(weights_file)
     try:
         network = constructor(weights=source, **arguments)
     except ValueError as error:
@@ -158,7 +197,8 @@ def _no_download(backbone: Backbone, error: Exception) -> str:
     )
 
 
-def _check_weights_file(path: Path) -> None:
+def check_weights_file(path: Path) -> None:
+    """Raise WeightsError unless there is such a file, named as Keras wants it."""
     if not path.name.endswith(".weights.h5"):
         raise WeightsError(
             f"--weights must be imagenet, none or a file whose name ends in .weights.h5. "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import keras
 import tensorflow as tf
@@ -17,36 +18,61 @@ Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """One network in its two parts, which share their variables with the whole.
+    """One network in its parts, which share their variables with the whole.
 
     Attributes:
-      features: frozen; float32 (N, H, W, 3) preprocessed → float32 (N, F), pooled.
+      frozen: what runs once per image: float32 (N, H, W, 3) preprocessed → float32 (N, F), pooled; with
+        fine-tuning [activations before the first tuned layer, pooled].
       head: trained; float32 (N, F) → float32 (N, K) logits; (N, 1) for class mode "binary".
-      whole: head after features.
+      tuned: with fine-tuning, activations → logits: what of the backbone is tuned, and the head.
+      whole: head after the backbone.
     """
 
-    features: keras.Model
+    frozen: keras.Model
     head: keras.Model
+    tuned: keras.Model | None
     whole: keras.Model
 
 
 def build(config: TrainConfig, backbone: Backbone, image_size_px: int, class_count: int) -> Classifier:
-    """Build the classifier in the current strategy scope.
+    """Build the classifier in the current strategy scope, computing in `config.precision`.
 
     Source: https://keras.io/guides/transfer_learning, "The typical transfer-learning workflow".
     Raises:
-      ConfigError: the backbone refuses the image size.
+      ConfigError: the backbone refuses the image size, or cannot be split where fine-tuning begins.
       WeightsError: the weights are not to be had or belong to another network.
     """
-    features = backbones.build_features(backbone, image_size_px, config.weights)
-    head = _build_head(config, features.output_shape[-1], class_count)
+    with _dtype_policy(config.precision):
+        features = backbones.build_features(backbone, image_size_px, config.weights)
+    # The head stays in 32 bits: it is small, and so are the differences between its logits.
+    head = build_head(config, features.output_shape[-1], class_count)
     images = keras.Input((image_size_px, image_size_px, 3), name="images")
     # training=False keeps BatchNormalization on its stored statistics, whatever the caller trains.
     whole = keras.Model(images, head(features(images, training=False)), name="classifier")
-    return Classifier(features, head, whole)
+    if config.fine_tune_from is None:
+        return Classifier(features, head, None, whole)
+    activations = backbones.input_of(features, config.fine_tune_from)
+    frozen = keras.Model(features.input, [activations, features.output], name="frozen")
+    suffix = keras.Model(activations, features.output, name="suffix")
+    for layer in suffix.layers:  # the model's own flag is True already, and setting it would do nothing
+        layer.trainable = True
+    tuned_input = keras.Input(activations.shape[1:], dtype=activations.dtype, name="activations")
+    tuned = keras.Model(tuned_input, head(suffix(tuned_input, training=False)), name="tuned")
+    return Classifier(frozen, head, tuned, whole)
 
 
-def _build_head(config: TrainConfig, feature_count: int, class_count: int) -> keras.Model:
+@contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def build_head(config: TrainConfig, feature_count: int, class_count: int) -> keras.Model:
+    """Build what is trained, in the current scope: float32 (N, feature_count) → logits (N, K or 1)."""
     features = keras.Input((feature_count,), name="features")
     hidden = features
     if config.inner_size:
@@ -57,9 +83,15 @@ def _build_head(config: TrainConfig, feature_count: int, class_count: int) -> ke
     return keras.Model(features, keras.layers.Dense(units, name="logits")(hidden), name="head")
 
 
-def on_one_device(network: keras.Model) -> keras.Model:
-    """Return a copy with plain variables, free of the strategy's devices: what is exported."""
-    copy = keras.models.clone_model(network)
+def for_serving(
+    network: keras.Model, config: TrainConfig, backbone: Backbone, image_size_px: int, class_count: int
+) -> keras.Model:
+    """Return a copy of the whole network to export: plain variables, free of the strategy's devices.
+
+    It computes in float32, whatever it was trained in, because it may be served on a CPU.
+    """
+    plain = dataclasses.replace(config, weights="none", precision="float32", fine_tune_from=None)
+    copy = build(plain, backbone, image_size_px, class_count).whole
     copy.set_weights(network.get_weights())
     return copy
 

@@ -44,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_train(commands)
+    _add_doctor(commands)
+    _add_evaluate(commands)
     _add_sample(commands)
     _add_export_pretrained(commands)
     return parser
@@ -61,11 +63,21 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command = _add_command(
         commands, "train", "train on class folders and publish the next version", _run_train
     )
+    _add_settings(command)
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config", type=Path, metavar="FILE", help="TOML file of the settings below; flags win over it"
     )
     for field in dataclasses.fields(TrainConfig):
         _add_flag(command, field)
+
+
+def _settings(arguments: argparse.Namespace) -> TrainConfig:
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    flags = {key: value for key, value in vars(arguments).items() if key in names}
+    return config.resolve(flags, arguments.config)
 
 
 def _add_flag(command: argparse.ArgumentParser, field: dataclasses.Field[object]) -> None:
@@ -89,9 +101,7 @@ def _add_flag(command: argparse.ArgumentParser, field: dataclasses.Field[object]
 
 
 def _run_train(arguments: argparse.Namespace) -> None:
-    names = {field.name for field in dataclasses.fields(TrainConfig)}
-    flags = {key: value for key, value in vars(arguments).items() if key in names}
-    settings = config.resolve(flags, arguments.config)
+    settings = _settings(arguments)
     # TensorFlow takes seconds to import: not for --help or a mistyped flag.
     import_tensorflow()
     from trainer import run
@@ -102,6 +112,66 @@ def _run_train(arguments: argparse.Namespace) -> None:
         for split, metrics in published.metrics.items()
     )
     print(f"Published {published.path}: {measured}")
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _add_command(
+        commands,
+        "doctor",
+        "check what a training run needs, with the flags of train: devices, volumes, images, weights, space",
+        _run_doctor,
+    )
+    _add_settings(command)
+
+
+def _run_doctor(arguments: argparse.Namespace) -> None:
+    settings = _settings(arguments)
+    import_tensorflow()
+    from trainer import doctor, image_checks
+
+    examination = doctor.examine(settings)
+    for finding in examination.findings:
+        print(finding)
+    for warning in image_checks.warnings(examination.scan.splits) if examination.scan else ():
+        print(f"note  images: {warning}")
+    if error := doctor.worst(examination.findings):
+        raise error
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _add_command(
+        commands,
+        "evaluate",
+        "measure a published version on labelled images, through the SavedModel that is served",
+        _run_evaluate,
+    )
+    command.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="MODEL_DIR/NAME/VERSION, or MODEL_DIR/NAME for its newest version",
+    )
+    command.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="one split: DIR/CLASS/*, as train's DATA/test"
+    )
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where report.html and report.json go (default: MODEL_DIR/NAME/.evaluations/VERSION-TIME)",
+    )
+
+
+def _run_evaluate(arguments: argparse.Namespace) -> None:
+    import_tensorflow()
+    from trainer import evaluate
+
+    metrics, report = evaluate.evaluate(arguments.model, arguments.data, arguments.output)
+    print(
+        f"accuracy {metrics.accuracy:.4f} ({metrics.correct} of {metrics.count}), loss {metrics.loss:.4f}; "
+        f"report: {report}"
+    )
 
 
 def _add_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-import io
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from trainer.bad_images import BadImage, bad_images_error, inspect, listed
 from trainer.errors import ConfigError, DataError
-
-_DECODED_ALIKE = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
@@ -32,29 +29,82 @@ class ImageSet:
       classes: class names in the order of the model's outputs (sorted).
       paths: one file per image.
       labels: index into `classes` of each image, as long as `paths`.
-      fingerprint: SHA-256 (hex) over each image's class, file name and bytes.
+      digests: SHA-256 (hex) of each file's bytes, as long as `paths`.
     """
 
     classes: tuple[str, ...]
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
-    fingerprint: str
+    digests: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over each image's class, file name and bytes."""
+        total = hashlib.sha256()
+        for path, digest in zip(self.paths, self.digests, strict=True):
+            total.update(f"{path.parent.name}/{path.name}\0{digest}\n".encode())
+        return total.hexdigest()
+
+    @property
+    def per_class(self) -> dict[str, int]:
+        """Number of images of each class, in the order of `classes`."""
+        counts = Counter(self.labels)
+        return {name: counts[index] for index, name in enumerate(self.classes)}
+
     def summary(self) -> dict[str, Any]:
         """Return what the model card says of this split: counts and the fingerprint."""
-        counts = Counter(self.labels)
-        per_class = {name: counts[index] for index, name in enumerate(self.classes)}
-        return {"images": len(self), "per_class": per_class, "fingerprint": self.fingerprint}
+        return {"images": len(self), "per_class": self.per_class, "fingerprint": self.fingerprint}
+
+    def without(self, paths: Collection[Path]) -> ImageSet:
+        """Return the images that are not under one of these paths.
+
+        Raises:
+          DataError: a class would have no image left.
+        """
+        dropped = set(paths)
+        rest = self._of([index for index, path in enumerate(self.paths) if path not in dropped])
+        for name, count in rest.per_class.items():
+            if not count:
+                gone = [path for path in self.paths if path in dropped and path.parent.name == name]
+                raise DataError(_left_empty(name, [str(path) for path in gone]))
+        return rest
+
+    def split(self, held_out: Container[Path]) -> tuple[ImageSet, ImageSet]:
+        """Return the images that are not held out, and those that are."""
+        rest = [index for index, path in enumerate(self.paths) if path not in held_out]
+        chosen = [index for index, path in enumerate(self.paths) if path in held_out]
+        return self._of(rest), self._of(chosen)
+
+    def _of(self, indices: Sequence[int]) -> ImageSet:
+        return ImageSet(
+            self.classes,
+            tuple(self.paths[index] for index in indices),
+            tuple(self.labels[index] for index in indices),
+            tuple(self.digests[index] for index in indices),
+        )
 
 
 Splits = dict[str, ImageSet]
 """The image sets of one run: train, validation and perhaps test, all with the same classes."""
 
 
-def scan(data: Path, *, validation_split: float | None = None, seed: int = 0) -> Splits:
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """What a scan found.
+
+    Attributes:
+      splits: the images that can be used, as far as can be told without decoding them.
+      bad: the others; whether the run goes on without them is not decided here.
+    """
+
+    splits: Splits
+    bad: tuple[BadImage, ...]
+
+
+def scan(data: Path, *, validation_split: float | None = None, seed: int = 0) -> Scan:
     """Find the images of each split.
 
     Args:
@@ -63,7 +113,8 @@ def scan(data: Path, *, validation_split: float | None = None, seed: int = 0) ->
       validation_split: share of each class, between 0 and 1, that a single tree holds out.
       seed: decides which images are held out.
     Raises:
-      DataError: a folder is missing or empty, or the splits have different classes.
+      DataError: a folder is missing or empty, the splits have different classes, or a class has no
+        image that can be used.
       ConfigError: `validation_split` is given for a tree that has its own validation folder.
     """
     if not data.is_dir():
@@ -75,7 +126,22 @@ def scan(data: Path, *, validation_split: float | None = None, seed: int = 0) ->
             f"--data must hold train/CLASS/* and validation/CLASS/*. Received: {data} without a folder "
             "'train'. For a single tree DATA/CLASS/* add --validation-split 0.2."
         )
-    return _split_tree(_scan_tree(data), validation_split, seed)
+    images, bad = _read(_scan_tree(data))
+    return Scan(_hold_out(images, validation_split, seed), bad)
+
+
+def scan_split(tree: Path) -> ImageSet:
+    """Find the images of one tree CLASS/*.
+
+    Raises:
+      DataError: the folder is missing or empty, or files in it are no usable images; names them.
+    """
+    if not tree.is_dir():
+        raise DataError(f"A folder of images CLASS/* is needed. Received: {tree}, which is no folder.")
+    images, bad = _read(_scan_tree(tree))
+    if bad:
+        raise bad_images_error(bad, len(images) + len(bad), can_be_skipped=False)
+    return images
 
 
 def _is_class(folder: Path) -> bool:
@@ -83,7 +149,7 @@ def _is_class(folder: Path) -> bool:
     return any(entry.suffix.lower() in SUFFIXES for entry in _entries(folder))
 
 
-def _scan_splits(data: Path, validation_split: float | None) -> Splits:
+def _scan_splits(data: Path, validation_split: float | None) -> Scan:
     if validation_split is not None:
         raise ConfigError(
             f"--validation-split is for a single tree, and {data} has a folder 'train'. Leave the flag "
@@ -95,11 +161,15 @@ def _scan_splits(data: Path, validation_split: float | None) -> Splits:
             f"pass --data {data / 'train'} --validation-split 0.2."
         )
     found = [split for split in ("train", "validation", "test") if (data / split).is_dir()]
-    splits = {split: _image_set(_scan_tree(data / split)) for split in found}
-    for split, images in splits.items():
-        if images.classes != splits["train"].classes:
-            raise DataError(_different_classes(split, splits["train"].classes, images.classes))
-    return splits
+    trees = {split: _scan_tree(data / split) for split in found}
+    for split, by_class in trees.items():
+        if list(by_class) != list(trees["train"]):
+            raise DataError(_different_classes(split, list(trees["train"]), list(by_class)))
+    read = {split: _read(by_class) for split, by_class in trees.items()}
+    return Scan(
+        {split: images for split, (images, _) in read.items()},
+        tuple(one for _, bad in read.values() for one in bad),
+    )
 
 
 def _different_classes(split: str, train: Sequence[str], other: Sequence[str]) -> str:
@@ -155,9 +225,35 @@ def _image_files(folder: Path) -> list[Path]:
     return files
 
 
-def _split_tree(by_class: dict[str, list[Path]], share: float, seed: int) -> Splits:
-    train, validation = {}, {}
-    for name, files in by_class.items():
+def _read(by_class: Mapping[str, Sequence[Path]]) -> tuple[ImageSet, tuple[BadImage, ...]]:
+    """Read every file once: the images that can be used, and the others."""
+    paths = [path for files in by_class.values() for path in files]
+    with ThreadPoolExecutor() as pool:
+        digest_of = dict(zip(paths, pool.map(inspect, paths), strict=True))
+    bad = tuple(refused for _, refused in digest_of.values() if refused)
+    good = {name: [path for path in files if not digest_of[path][1]] for name, files in by_class.items()}
+    for name, files in good.items():
+        if not files:
+            raise DataError(_left_empty(name, [str(one) for one in bad if one.path in by_class[name]]))
+    return ImageSet(
+        classes=tuple(good),
+        paths=tuple(path for files in good.values() for path in files),
+        labels=tuple(index for index, files in enumerate(good.values()) for _ in files),
+        digests=tuple(digest_of[path][0] for files in good.values() for path in files),
+    ), bad
+
+
+def _left_empty(name: str, gone: Sequence[str]) -> str:
+    return (
+        f"class {name!r} must have at least one image that can be used. Not one of its {len(gone)} can: "
+        f"{listed(gone, most=3)}. Add images or remove the class."
+    )
+
+
+def _hold_out(images: ImageSet, share: float, seed: int) -> Splits:
+    chosen: set[Path] = set()
+    for index, name in enumerate(images.classes):
+        files = [path for path, label in zip(images.paths, images.labels, strict=True) if label == index]
         held_out = max(1, round(len(files) * share))
         if held_out >= len(files):
             raise DataError(
@@ -165,76 +261,6 @@ def _split_tree(by_class: dict[str, list[Path]], share: float, seed: int) -> Spl
                 f"(it has {len(files)}). Add images or lower the split."
             )
         # Seeded by class, so that a new class does not move the images of the others.
-        chosen = set(random.Random(f"{seed}/{name}").sample(files, held_out))
-        train[name] = [path for path in files if path not in chosen]
-        validation[name] = [path for path in files if path in chosen]
-    return {"train": _image_set(train), "validation": _image_set(validation)}
-
-
-def _image_set(by_class: dict[str, list[Path]]) -> ImageSet:
-    paths = tuple(path for files in by_class.values() for path in files)
-    labels = tuple(index for index, files in enumerate(by_class.values()) for _ in files)
-    return ImageSet(tuple(by_class), paths, labels, _fingerprint(paths))
-
-
-def _fingerprint(paths: Sequence[Path]) -> str:
-    total = hashlib.sha256()
-    refused: list[str] = []
-    with ThreadPoolExecutor() as pool:
-        for path, (digest, refusal) in zip(paths, pool.map(_inspect, paths), strict=True):
-            # Surrogates: a name that is no UTF-8, which _inspect refuses.
-            total.update(f"{path.parent.name}/{path.name}\0{digest}\n".encode(errors="surrogateescape"))
-            if refusal:
-                refused.append(f"{ascii(path.name) if not _is_utf8(path) else path} ({refusal})")
-    if refused:
-        raise DataError(
-            f"{len(refused)} of {len(paths)} images cannot be used: {listed(refused)}. Mend or remove them."
-        )
-    return total.hexdigest()
-
-
-def _inspect(path: Path) -> tuple[str, str | None]:
-    """Return the SHA-256 of a file and, if it cannot be used, why.
-
-    What is found here is found before the network is built. That a picture decodes to its end shows
-    only when it is decoded (pipeline.naming_unreadable).
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        return "", f"cannot be read: {error.strerror}"
-    return hashlib.sha256(data).hexdigest(), _refusal(path, data)
-
-
-def _refusal(path: Path, data: bytes) -> str | None:
-    if not _is_utf8(path):
-        return "its name is no UTF-8"
-    if data.startswith(_DECODED_ALIKE):
-        return None
-    if not data.startswith((b"BM", b"GIF8")):
-        return "no JPEG, PNG, BMP or GIF"
-    # TensorFlow reads a palette's indices as grey levels, and misplaces a frame that is no whole one.
-    try:
-        with Image.open(io.BytesIO(data), formats=("BMP", "GIF")) as image:
-            if image.format == "BMP" and image.mode in ("1", "P"):
-                return "a BMP with a palette: save it as PNG"
-            if image.format == "GIF" and image.tile and image.tile[0][1] != (0, 0, *image.size):
-                return "the first frame does not fill the GIF's canvas: save it as PNG"
-    except (OSError, ValueError, SyntaxError) as error:
-        return " ".join(str(error).split())
-    return None
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def listed(names: Iterable[str], most: int = 10) -> str:
-    """Return at most so many names, and how many more there are, for a message."""
-    names = list(names)
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+        chosen |= set(random.Random(f"{seed}/{name}").sample(files, held_out))
+    train, validation = images.split(chosen)
+    return {"train": train, "validation": validation}

@@ -29,6 +29,7 @@ class ModelCard:
       data: fingerprint and image counts of each split; empty for a pre-trained network.
       metrics: figures of the exported weights on each split that was evaluated.
       config: the resolved settings of the run.
+      run_id: of the run that made it; empty for a pre-trained network.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ModelCard:
     data: Mapping[str, Any]
     metrics: Mapping[str, Any]
     config: Mapping[str, Any]
+    run_id: str = ""
 
     def to_json(self, version: int) -> str:
         """Return the card of this version; `serving_client.card` reads it."""
@@ -59,6 +61,7 @@ class ModelCard:
             "data": self.data,
             "metrics": self.metrics,
             "config": self.config,
+            "run_id": self.run_id,
             "packages": {
                 "python": platform.python_version(),
                 "tensorflow": tf.__version__,

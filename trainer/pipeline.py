@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
 
-from trainer import backbones, progress
+from trainer import augmentation, backbones, progress
 from trainer.backbones import Backbone
-from trainer.errors import DataError
-from trainer.images import ImageSet, listed
+from trainer.bad_images import BadImage, bad_images_error
+from trainer.images import ImageSet
+
+RESIZE = "bilinear, antialiased, not rounded; exact inverse DCT"
+"""What `decode_and_resize` does: part of what decides the content of the prefix cache."""
 
 
 def decode_and_resize(encoded: tf.Tensor, image_size_px: int) -> tf.Tensor:
@@ -42,35 +46,52 @@ def decode_and_resize(encoded: tf.Tensor, image_size_px: int) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class ImageExamples:
-    """The images of one split, read, decoded and preprocessed each time that they are asked for."""
+    """The images of one split, read, decoded and preprocessed each time that they are asked for.
+
+    Example j is view j // count of image j % count, count being the number of images: the first `count`
+    examples are the images as they are, the others their augmented copies.
+    """
 
     images: ImageSet
     backbone: Backbone
     image_size_px: int
+    views: int = 1
+    seed: int = 0
 
     @property
     def labels(self) -> np.ndarray:
-        """int32 (count,)."""
+        """int32 (count,), one per image."""
         return np.array(self.images.labels, np.int32)
 
     def batches(self, order: np.ndarray, batch_size: int) -> tf.data.Dataset:
-        """Read the images in the given order.
+        """Read the examples in the given order.
 
         Returns:
           Batches (float32 (N, H, W, 3) as `preprocess_input` leaves them, int32 (N,) labels); the
           last may be smaller.
         """
-        paths = np.array([str(path) for path in self.images.paths])
+        view, image = np.divmod(order, len(self.images))
+        paths = np.array([str(path) for path in self.images.paths])[image]
+        digests = self.images.digests
+        seeds = np.array(
+            [augmentation.view_seed(self.seed, digests[i], v) for i, v in zip(image, view, strict=True)],
+            np.int32,
+        ).reshape(-1, 2)
         return (
-            tf.data.Dataset.from_tensor_slices((paths[order], self.labels[order]))
+            tf.data.Dataset.from_tensor_slices((paths, self.labels[image], view, seeds))
             .map(self._read, num_parallel_calls=tf.data.AUTOTUNE)
             .batch(batch_size)
             .map(lambda levels, labels: (backbones.preprocess_input(self.backbone, levels), labels))
             .prefetch(tf.data.AUTOTUNE)
         )
 
-    def _read(self, path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return decode_and_resize(tf.io.read_file(path), self.image_size_px), label
+    def _read(
+        self, path: tf.Tensor, label: tf.Tensor, view: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        levels = decode_and_resize(tf.io.read_file(path), self.image_size_px)
+        if self.views > 1:
+            levels = tf.cond(view > 0, lambda: augmentation.augment(levels, seed), lambda: levels)
+        return levels, label
 
 
 def read_once(examples: Iterable[ImageExamples]) -> None:
@@ -81,28 +102,27 @@ def read_once(examples: Iterable[ImageExamples]) -> None:
                 advance(len(labels))
 
 
+def undecodable(image_sets: Iterable[ImageSet]) -> list[BadImage]:
+    """Decode every image by itself and return those that cannot be, with the decoder's reason.
+
+    For after a batch has failed: good data is not decoded twice.
+    """
+    paths = [path for images in image_sets for path in images.paths]
+    with ThreadPoolExecutor() as pool:
+        reasons = pool.map(_decode_failure, map(str, paths))
+        return [BadImage(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason]
+
+
 @contextmanager
 def naming_unreadable(*image_sets: ImageSet) -> Iterator[None]:
-    """Turn a decoder's failure inside the block into a DataError that names every file it refuses.
-
-    The files are looked at one by one only then: good data is not decoded twice.
-    """
+    """Turn a decoder's failure inside the block into a DataError that names every file it refuses."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        if (explained := _explain_unreadable(image_sets)) is None:
+        bad = undecodable(image_sets)
+        if not bad:
             raise
-        raise explained from error
-
-
-def _explain_unreadable(image_sets: Sequence[ImageSet]) -> DataError | None:
-    paths = [path for images in image_sets for path in images.paths]
-    bad = [f"{path} ({reason})" for path in paths if (reason := _decode_failure(str(path)))]
-    if not bad:
-        return None
-    return DataError(
-        f"{len(bad)} of {len(paths)} images cannot be decoded: {listed(bad)}. Mend or remove them."
-    )
+        raise bad_images_error(bad, sum(map(len, image_sets))) from error
 
 
 def _decode_failure(path: str) -> str | None:

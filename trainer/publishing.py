@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,7 +39,9 @@ class ModelDirectory:
         Raises:
           StorageError: it cannot.
         """
-        probe, renamed = (self.path / f".probe-{os.getpid()}{suffix}" for suffix in ("", "-renamed"))
+        # Not the process id: in every Pod the trainer is process 1, and several workers start at once.
+        token = secrets.token_hex(4)
+        probe, renamed = (self.path / f".probe-{token}{suffix}" for suffix in ("", "-renamed"))
         with explaining("The model directory is not writable", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             probe.mkdir()
@@ -46,12 +50,10 @@ class ModelDirectory:
             with contextlib.suppress(BlockingIOError), self._locked(fcntl.LOCK_NB):
                 pass  # another run that is publishing at this moment is no obstacle
 
-    def run_directory(self, run_id: str) -> Path:
-        """Create the directory for what a run leaves beside its version."""
-        directory = self.path / ".runs" / run_id
-        with explaining("The model directory cannot take the run's files", self.path):
-            directory.mkdir(parents=True)
-        return directory
+    @property
+    def runs(self) -> Path:
+        """Where each run leaves its files (trainer/runs.py)."""
+        return self.path / ".runs"
 
     def versions(self) -> list[int]:
         """Return the published versions in rising order: what TensorFlow Serving would see."""
@@ -62,6 +64,8 @@ class ModelDirectory:
 
         A number is never used twice, even when its version has been removed: clients and servers know a
         version by it.
+
+        Nor does one run publish twice.
 
         Args:
           save: writes the SavedModel into a directory, with the given card.
@@ -74,6 +78,8 @@ class ModelDirectory:
             explaining("The model directory cannot take a version", self.path),
             self._locked() as highest_ever,
         ):
+            if published := self._version_of(card.run_id):
+                return published  # by a process of the same run that was killed before it could say so
             for leftover in self.path.glob(f"{_STAGING}*"):  # of a run that was killed
                 shutil.rmtree(leftover)
             version = max(self.versions(), default=0)
@@ -96,6 +102,20 @@ class ModelDirectory:
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
         return version
+
+    def _version_of(self, run_id: str) -> int | None:
+        """Return the version that this run has published; newest first, because it is the likely one."""
+        for version in reversed(self.versions()) if run_id else ():
+            card = self.path / str(version) / "assets.extra" / model_card.FILE_NAME
+            if card.is_file() and json.loads(card.read_text(encoding="utf-8")).get("run_id") == run_id:
+                return version
+        return None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every publisher out while the block runs."""
+        with self._locked():
+            yield
 
     @contextmanager
     def _locked(self, flags: int = 0) -> Iterator[TextIO]:

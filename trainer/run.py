@@ -2,42 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import datetime
 import json
 import logging
-import secrets
-import time
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer import (
     backbones,
     classifier,
     distribution,
+    doctor,
     evaluation,
     fitting,
-    images,
+    gate,
+    image_checks,
+    phases,
     pipeline,
-    prefix_cache,
     progress,
     report,
+    retention,
+    runs,
     signatures,
+    stopping,
     storage,
 )
+from trainer.bad_images import BadImage, bad_images_error, bad_images_json
 from trainer.classifier import Classifier, Loss
+from trainer.clock import Clock
 from trainer.config import TrainConfig
-from trainer.distribution import Forward
-from trainer.errors import ConfigError
-from trainer.evaluation import Metrics
-from trainer.fitting import Epoch, Examples
-from trainer.images import ImageSet
+from trainer.distribution import Devices, Forward
+from trainer.errors import DataError, NotGoodEnoughError
+from trainer.evaluation import Metrics, SplitResult
+from trainer.event_log import EventLog
+from trainer.exported import ExportedVersion
+from trainer.fitting import Epoch, Options, Training
+from trainer.images import Splits
 from trainer.model_card import ModelCard
+from trainer.phases import Plan
 from trainer.pipeline import ImageExamples
 from trainer.publishing import ModelDirectory
+from trainer.report import Report
+from trainer.runs import RunDirectory
+from trainer.stopping import Stop
 
 _log = logging.getLogger(__name__)
 
@@ -51,158 +64,327 @@ class Published:
     run_directory: Path
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What every step of a run needs to know."""
+
+    config: TrainConfig
+    image_size_px: int
+    devices: Devices
+    directory: RunDirectory
+    clock: Clock
+    stop: Stop
+
+
 def train(config: TrainConfig) -> Published:
     """Train on the images of `config.data` and publish MODEL_DIR/NAME/VERSION.
 
     Raises:
-      TrainerError: one of its family, before anything is published; trained weights stay in
-        MODEL_DIR/NAME/.runs/RUN_ID.
+      TrainerError: one of its family, before anything is published; what was complete stays in
+        MODEL_DIR/NAME/.runs/RUN_ID and in the prefix cache, and the next start goes on from there.
     """
+    clock = Clock()
+    model_directory = ModelDirectory(config.model_dir, config.name)
+    if config.run_id and (ended := _outcome(model_directory, config.run_id)):
+        return ended
+
     # 1. Everything that can be refused is refused before hours are spent.
     backbone = backbones.find(config.backbone)
-    image_size_px = config.image_size or backbone.native_size_px
-    splits = images.scan(config.data, validation_split=config.validation_split, seed=config.seed)
-    classes = splits["train"].classes
-    _check_class_mode(config, classes)
-    model_directory = ModelDirectory(config.model_dir, config.name)
-    model_directory.prepare()
+    with clock.measure("checks"):
+        scan = doctor.require(config)
+    classes = scan.splits["train"].classes
 
-    # 2. The network, on every device.
-    strategy = distribution.mirrored_strategy(config.cpu_replicas)
-    keras.utils.set_random_seed(config.seed)
-    with strategy.scope():
-        network = classifier.build(config, backbone, image_size_px, len(classes))
-    loss = classifier.loss_function(config.class_mode, len(classes))
-    run_directory = model_directory.run_directory(_new_run_id())
-    with storage.explaining("The run's files cannot be written", run_directory):
-        storage.write_atomically(run_directory / "config.json", config.to_json())
-    _log_start(config, splits, image_size_px, strategy)
+    # 2. The devices; the run's directory, which an earlier start may have begun.
+    devices = distribution.connect(config, os.environ)
+    with (
+        stopping.on_sigterm() as stop,
+        distribution.naming_lost_worker(devices),
+        _run_directory(config, model_directory, scan.splits, devices) as directory,
+    ):
+        run = _Run(config, config.image_size or backbone.native_size_px, devices, directory, clock, stop)
+        splits = _without(run, scan.bad, scan.splits)
 
-    # 3. The frozen backbone once per image; then the head, its best epoch kept.
-    pictures = {
-        split: ImageExamples(image_set, backbone, image_size_px) for split, image_set in splits.items()
-    }
-    with pipeline.naming_unreadable(*splits.values()):
-        if config.prefix_cache:
-            trainable = network.head
-            examples: Mapping[str, Examples] = _features_of(network, pictures, config, strategy)
-        else:
-            trainable = network.whole
-            examples = pictures
-            pipeline.read_once(pictures.values())
-        metrics = _fit(trainable, network.head, examples, loss, config, strategy, run_directory)
+        # 3. The network on every device; its frozen layers once per image.
+        with clock.measure("network"), devices.strategy.scope():
+            keras.utils.set_random_seed(config.seed)
+            network = classifier.build(config, backbone, run.image_size_px, len(classes))
+        _log_start(run, splits)
+        splits, plan = _plan(run, network, splits, scan.bad)
 
-    # 4. The version, whole or not at all.
-    card = ModelCard(
-        name=config.name,
-        labels=classes,
-        image_size_px=image_size_px,
-        backbone=backbone,
-        weights=Path(config.weights).name,
-        data={split: image_set.summary() for split, image_set in splits.items()},
-        metrics={split: dataclasses.asdict(measured) for split, measured in metrics.items()},
-        config=dataclasses.asdict(config),
+        # 4. The head, then perhaps the last layers; the best epoch's weights are kept.
+        loss = classifier.loss_function(config.class_mode, len(classes))
+        history = _fit(run, plan, loss, image_checks.class_weights(splits["train"]))
+
+        # 5. Measured as it will be served; not published if it is not good enough.
+        exported = classifier.for_serving(network.whole, config, backbone, run.image_size_px, len(classes))
+        with clock.measure("evaluation"):
+            logits = _logits(run, plan, exported, splits)
+            metrics = {
+                split: evaluation.measure(one, plan.examples[split].labels, loss)
+                for split, one in logits.items()
+            }
+        _write_report(run, history, logits, splits, plan)
+        _pass_gate(run, metrics["validation"], model_directory, splits)
+
+        # 6. The version, whole or not at all.
+        with clock.measure("export"):
+            card = ModelCard(
+                name=config.name,
+                labels=classes,
+                image_size_px=run.image_size_px,
+                backbone=backbone,
+                weights=Path(config.weights).name,
+                data={split: image_set.summary() for split, image_set in splits.items()},
+                metrics={split: dataclasses.asdict(measured) for split, measured in metrics.items()},
+                config=dataclasses.asdict(config),
+                run_id=directory.run_id,
+            )
+            version = _publish(run, model_directory, card, exported)
+        return Published(model_directory.path / str(version), metrics, directory.path)
+
+
+def _outcome(model_directory: ModelDirectory, run_id: str) -> Published | None:
+    """Return what an earlier start of this run has published; raise what it was refused with."""
+    directory = RunDirectory(model_directory.runs / run_id)
+    outcome = directory.outcome()
+    if outcome is None:
+        return None
+    if refusal := outcome.get("refused"):
+        raise NotGoodEnoughError(refusal)
+    metrics = {split: Metrics(**one) for split, one in outcome["metrics"].items()}
+    return Published(model_directory.path / str(outcome["version"]), metrics, directory.path)
+
+
+@contextlib.contextmanager
+def _run_directory(
+    config: TrainConfig, model_directory: ModelDirectory, splits: Splits, devices: Devices
+) -> Iterator[RunDirectory]:
+    """Begin the run, or go on with it; the chief holds its lock, and all workers agree on its name."""
+    identity = runs.identity_of(config, splits)
+    chosen = runs.choose_id(model_directory.runs, config, identity) if devices.is_chief else ""
+    directory = RunDirectory(model_directory.runs / devices.from_chief(chosen))
+    if devices.is_chief:
+        directory.begin(config, identity)
+    try:
+        yield directory
+    finally:
+        directory.release()
+
+
+def _without(run: _Run, bad: Sequence[BadImage], splits: Splits) -> Splits:
+    """List the bad images in the run's directory, and return the others if that is what is wanted.
+
+    Args:
+      bad: all that are known, also those that are not in `splits` any more.
+    """
+    if not bad:
+        return splits
+    if run.devices.is_chief:
+        run.directory.write("bad_images.json", bad_images_json(bad))
+    if run.config.on_bad_image == "fail":
+        known = {path for image_set in splits.values() for path in image_set.paths}
+        raise bad_images_error(bad, len(known | {one.path for one in bad}))
+    _log.warning(
+        "%d images that cannot be used are left out: %s", len(bad), run.directory.path / "bad_images.json"
     )
-    exported = classifier.on_one_device(network.whole)
-    version = model_directory.publish(
-        card, lambda directory, text: signatures.save(directory, exported, backbone, image_size_px, text)
-    )
-    return Published(model_directory.path / str(version), metrics, run_directory)
+    paths = {one.path for one in bad}
+    return {split: image_set.without(paths) for split, image_set in splits.items()}
 
 
-def _check_class_mode(config: TrainConfig, classes: Sequence[str]) -> None:
-    if config.class_mode == "binary" and len(classes) != 2:
-        raise ConfigError(
-            f"--class-mode binary needs exactly two classes. Received: {len(classes)} "
-            f"({', '.join(classes)}). Use --class-mode categorical."
-        )
-
-
-def _new_run_id() -> str:
-    started = datetime.datetime.now(datetime.timezone.utc)
-    return f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-
-
-def _log_start(
-    config: TrainConfig, splits: Mapping[str, ImageSet], image_size_px: int, strategy: tf.distribute.Strategy
-) -> None:
+def _log_start(run: _Run, splits: Splits) -> None:
+    if not run.devices.is_chief:
+        return
     counts = ", ".join(f"{len(image_set)} {split}" for split, image_set in splits.items())
     _log.info(
         "%s, %d px, weights %s; %d classes; images: %s; %d replica(s), global batch %d",
-        config.backbone,
-        image_size_px,
-        config.weights,
+        run.config.backbone,
+        run.image_size_px,
+        run.config.weights,
         len(splits["train"].classes),
         counts,
-        strategy.num_replicas_in_sync,
-        config.batch_size * strategy.num_replicas_in_sync,
+        run.devices.replicas,
+        run.config.batch_size * run.devices.replicas,
+    )
+    for warning in image_checks.warnings(splits):
+        _log.warning("%s", warning)
+
+
+def _plan(run: _Run, network: Classifier, splits: Splits, bad: Sequence[BadImage]) -> tuple[Splits, Plan]:
+    """Run the frozen layers over every image; what cannot be decoded is left out if that is wanted."""
+    while True:
+        with run.clock.measure("frozen layers"):
+            try:
+                plan = phases.plan(run.config, network, splits, run.image_size_px, run.devices, run.stop)
+                break
+            except tf.errors.InvalidArgumentError:
+                undecodable = pipeline.undecodable(splits.values())
+                if not undecodable:
+                    raise
+        bad = [*bad, *undecodable]
+        splits = _without(run, bad, splits)
+    if plan.extracted and run.devices.is_chief:
+        seconds = run.clock.seconds["frozen layers"]
+        _log.info(
+            "frozen layers: %d images in %.1f s (%.0f images/s)",
+            plan.extracted,
+            seconds,
+            plan.extracted / seconds,
+        )
+    return splits, plan
+
+
+def _fit(run: _Run, plan: Plan, loss: Loss, class_weights: Sequence[float]) -> list[Epoch]:
+    """Train phase after phase; keep history and best weights in the run's directory."""
+    config, devices = run.config, run.devices
+    events = EventLog(run.directory.path / "tensorboard") if devices.is_chief else None
+    epochs = {phase.name: phase.epochs for phase in plan.phases}
+
+    def on_epoch(epoch: Epoch, is_best: bool) -> None:
+        if events is None:
+            return
+        history = [dataclasses.asdict(one) for one in training.history]
+        run.directory.write("history.json", json.dumps(history, indent=2))
+        events.add(epoch, step=len(history))
+        _log.info("%s%s", epoch.in_words(epochs[epoch.phase]), "  best so far" if is_best else "")
+
+    images = sum(phase.epochs * len(phase.train.labels) for phase in plan.phases)
+    with progress.bar("training", images) as advance:
+        training = Training(
+            Options(
+                loss=loss,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                class_weights=class_weights
+                if config.class_weight == "balanced"
+                else [1.0] * len(class_weights),
+                loss_scaling=config.precision == "mixed_float16",
+                xla=config.xla,
+            ),
+            devices,
+            run.directory.checkpoint,
+            run.stop,
+            on_epoch=on_epoch,
+            on_images=advance,
+        )
+        for phase in plan.phases:
+            with run.clock.measure(phase.name):
+                training.run(phase)
+    if devices.is_chief:
+        with storage.explaining("The run's files cannot be written", run.directory.path):
+            plan.phases[-1].model.save_weights(run.directory.path / "best.weights.h5")
+    return training.history
+
+
+def _logits(run: _Run, plan: Plan, exported: keras.Model, splits: Splits) -> dict[str, np.ndarray]:
+    """Return the logits of what is exported for the splits that it is judged by.
+
+    In float32 the last phase's model gives them from the stored activations; otherwise the exported
+    network, which computes in float32, looks at the images.
+    """
+    batch_size = run.config.batch_size * run.devices.local_replicas
+    examples: dict[str, fitting.Examples] = dict(plan.examples)
+    forward = Forward(plan.phases[-1].model, run.devices)
+    if run.config.precision != "float32":
+        forward = Forward(exported, run.devices)
+        backbone = backbones.find(run.config.backbone)
+        examples = {
+            split: ImageExamples(image_set, backbone, run.image_size_px)
+            for split, image_set in splits.items()
+        }
+    return {
+        split: fitting.logits_of(forward, examples[split], batch_size, run.devices)
+        for split in splits
+        if split != "train"
+    }
+
+
+def _write_report(
+    run: _Run, history: Sequence[Epoch], logits: Mapping[str, np.ndarray], splits: Splits, plan: Plan
+) -> None:
+    if not run.devices.is_chief:
+        return
+    report.write_learning_curves(history, run.directory.path / "learning_curves.png")
+    report.write(
+        run.directory.path,
+        Report(
+            title=f"{run.config.name}, run {run.directory.run_id}",
+            facts={
+                "backbone": f"{run.config.backbone}, weights {Path(run.config.weights).name}",
+                "image size": f"{run.image_size_px} px",
+                "trained": " and ".join(phase.name for phase in plan.phases),
+                "images": ", ".join(f"{len(images)} {split}" for split, images in splits.items()),
+                "devices": f"{run.devices.replicas} replica(s) on {run.devices.workers} worker(s)",
+                "precision": run.config.precision,
+            },
+            history=history,
+            results=[
+                SplitResult(
+                    split,
+                    splits[split].classes,
+                    splits[split].paths,
+                    np.array(splits[split].labels, np.int32),
+                    tf.nn.softmax(classifier.logits_per_class(one)).numpy(),
+                )
+                for split, one in logits.items()
+            ],
+            phases=run.clock.seconds,
+            image_counts={
+                "frozen layers": plan.extracted,
+                **{phase.name: phase.epochs * len(phase.train.labels) for phase in plan.phases},
+            },
+            warnings=image_checks.warnings(splits),
+        ),
     )
 
 
-def _features_of(
-    network: Classifier,
-    examples: Mapping[str, ImageExamples],
-    config: TrainConfig,
-    strategy: tf.distribute.Strategy,
-) -> dict[str, Examples]:
-    started = time.monotonic()
-    forward = Forward(network.features, strategy)
-    batch_size = config.batch_size * strategy.num_replicas_in_sync
-    features: dict[str, Examples] = {
-        split: prefix_cache.pooled_features(forward, one, batch_size=batch_size, description=split)
-        for split, one in examples.items()
-    }
-    seconds = time.monotonic() - started
-    count = sum(len(one.labels) for one in features.values())
-    _log.info("features of %d images in %.1f s (%.0f images/s)", count, seconds, count / seconds)
-    return features
+def _pass_gate(run: _Run, candidate: Metrics, model_directory: ModelDirectory, splits: Splits) -> None:
+    """Have the chief decide, and all workers end alike."""
+    verdict = ""
+    if run.devices.is_chief:
+        newest = _newest(model_directory, splits) if run.config.must_beat_serving else None
+        try:
+            gate.check(candidate, run.config.min_accuracy, newest)
+        except NotGoodEnoughError as error:
+            verdict = str(error)
+            run.directory.end({"refused": verdict})
+    if verdict := run.devices.from_chief(verdict):
+        raise NotGoodEnoughError(verdict)
 
 
-def _fit(
-    trainable: keras.Model,
-    head: keras.Model,
-    examples: Mapping[str, Examples],
-    loss: Loss,
-    config: TrainConfig,
-    strategy: tf.distribute.Strategy,
-    run_directory: Path,
-) -> dict[str, Metrics]:
-    """Train, keep history and best weights in the run's directory, and measure those weights.
-
-    Args:
-      trainable: the head on stored features, or the whole network on images; what of it is not frozen
-        is the head either way, and the head's weights are what is kept.
-    """
-    history: list[Epoch] = []
-
-    def keep(epoch: Epoch, is_best: bool) -> None:
-        history.append(epoch)
-        text = json.dumps([dataclasses.asdict(one) for one in history], indent=2)
-        with storage.explaining("The run's files cannot be written", run_directory):
-            storage.write_atomically(run_directory / "history.json", text)
-            if is_best:
-                head.save_weights(run_directory / "best_head.weights.h5")
-        _log.info("%s%s", epoch.in_words(config.epochs), "  best so far" if is_best else "")
-
-    with progress.bar("training", config.epochs * len(examples["train"].labels)) as advance:
-        fitting.fit(
-            trainable,
-            examples["train"],
-            examples["validation"],
-            strategy=strategy,
-            loss=loss,
-            learning_rate=config.learning_rate,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            on_epoch=keep,
-            on_images=advance,
+def _newest(model_directory: ModelDirectory, splits: Splits) -> tuple[int, Metrics] | None:
+    """Return the newest published version and its metrics on the validation images as they are now."""
+    if not (versions := model_directory.versions()):
+        return None
+    validation = splits["validation"]
+    exported = ExportedVersion.open(model_directory.path / str(versions[-1]))
+    if exported.labels != validation.classes:
+        raise DataError(
+            f"--must-beat-serving compares models with the same classes. Received: {validation.classes}, "
+            f"while version {versions[-1]} has {exported.labels}. Leave the flag out, or give another --name."
         )
-    report.write_learning_curves(history, run_directory / "learning_curves.png")
-    forward = Forward(trainable, strategy)
-    batch_size = config.batch_size * strategy.num_replicas_in_sync
-    return {
-        split: evaluation.measure(fitting.logits_of(forward, one, batch_size), one.labels, loss)
-        for split, one in examples.items()
-        if split != "train"
-    }
+    logits, _ = exported.answer(validation.paths)
+    loss = classifier.loss_function("categorical", len(validation.classes))
+    return versions[-1], evaluation.measure(logits, np.array(validation.labels, np.int32), loss)
+
+
+def _publish(run: _Run, model_directory: ModelDirectory, card: ModelCard, exported: keras.Model) -> int:
+    """Have the chief publish; the others wait for it, so that none is done before there is a version."""
+    if not run.devices.is_chief:
+        return int(run.devices.from_chief(""))
+    run.stop.check()
+    version = model_directory.publish(
+        card, lambda path, text: signatures.save(path, exported, card.backbone, card.image_size_px, text)
+    )
+    run.directory.end({"version": version, "metrics": card.metrics})
+    if run.config.keep_versions:
+        protected = (
+            retention.protected_versions(run.config.model_config, run.config.name)
+            if run.config.model_config
+            else set()
+        )
+        removed = retention.remove_old(model_directory, run.config.keep_versions, protected)
+        if removed:
+            _log.info("removed old version(s) %s", ", ".join(map(str, removed)))
+    with contextlib.suppress(tf.errors.OpError):  # another worker that is lost now changes nothing
+        run.devices.from_chief(str(version))
+    return version

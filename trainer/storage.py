@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,8 @@ from typing import BinaryIO
 import tensorflow as tf
 
 from trainer.errors import StorageError
+
+_PARTIAL = ".partial"
 
 
 @contextmanager
@@ -38,7 +43,8 @@ def write_atomically(path: Path, content: str | Callable[[BinaryIO], None]) -> N
     Args:
       content: text, or a function that writes to the open file.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    # A name of its own: several workers may be writing the same file.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
     try:
         with partial.open("wb") as file:
             if isinstance(content, str):
@@ -52,6 +58,14 @@ def write_atomically(path: Path, content: str | Callable[[BinaryIO], None]) -> N
         partial.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def remove_partial(directory: Path, older_than_s: float) -> None:
+    """Remove what processes that were killed had begun to write into a directory."""
+    for partial in directory.glob(f".*{_PARTIAL}"):
+        with contextlib.suppress(FileNotFoundError):  # it is being renamed
+            if time.time() - partial.stat().st_mtime > older_than_s:
+                partial.unlink()
 
 
 def sync_tree(directory: Path) -> None:

@@ -113,18 +113,18 @@ def corrupt_image(tree: Path) -> None:
         pytest.param(
             spoil_nothing,
             {"backbone": "mobilenetv2"},
-            1,
+            6,
             ["does not hold the weights of mobilenetv2"],
             id="weights of another backbone",
         ),
         pytest.param(
-            spoil_nothing, {"weights": "w.h5"}, 1, ["--weights must be imagenet, none or"], id="weights"
+            spoil_nothing, {"weights": "w.h5"}, 6, ["--weights must be imagenet, none or"], id="weights"
         ),
         pytest.param(spoil_nothing, {"class_mode": "binary"}, 2, ["exactly two classes"], id="binary of six"),
         pytest.param(
             spoil_nothing, {"learning_rate": "nan"}, 2, ["--learning-rate must be a positive"], id="nan"
         ),
-        pytest.param(spoil_nothing, {"cpu_replicas": 64}, 1, ["--cpu-replicas 64"], id="too many replicas"),
+        pytest.param(spoil_nothing, {"cpu_replicas": 64}, 7, ["--cpu-replicas 64"], id="too many replicas"),
         pytest.param(spoil_nothing, {"config": "/nowhere.toml"}, 2, ["/nowhere.toml"], id="no TOML file"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_model_directory_without_write_permission(
     good: dict[str, object], read_only_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run(["export-pretrained", "--model-dir", str(read_only_directory)], capsys)
-    assert code == 1
+    assert code == 8
     assert_one_line(err, "not writable", "Permission denied")
 
 

@@ -1,14 +1,19 @@
+import dataclasses
 import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import classifier, distribution, fitting
-from trainer.errors import DivergedError
-from trainer.fitting import Epoch
+from trainer import classifier, distribution
+from trainer.distribution import Devices
+from trainer.errors import DivergedError, StoppedError
+from trainer.fitting import Epoch, Options, Phase, Training
 from trainer.prefix_cache import FeatureExamples
+from trainer.stopping import Stop
 
 
 def clusters(count: int, seed: int) -> FeatureExamples:
@@ -19,30 +24,63 @@ def clusters(count: int, seed: int) -> FeatureExamples:
     return FeatureExamples(centres[labels] + rng.normal(0, 0.4, (count, 5)).astype(np.float32), labels)
 
 
-def linear(strategy: tf.distribute.Strategy, units: int = 3) -> keras.Model:
+def network(devices: Devices, *, dropout: float = 0.0) -> keras.Model:
     keras.utils.set_random_seed(0)
-    with strategy.scope():
-        return keras.Sequential([keras.Input((5,)), keras.layers.Dense(units)])
+    with devices.strategy.scope():
+        layers = [keras.Input((5,)), keras.layers.Dropout(dropout, seed=0), keras.layers.Dense(3)]
+        return keras.Sequential(layers)
 
 
-def fit(
-    replicas: int, batch_size: int, count: int = 47, **options: object
-) -> tuple[keras.Model, tuple[Epoch, ...]]:
-    strategy = distribution.mirrored_strategy(replicas)
-    model = linear(strategy)
+def phase(model: keras.Model, count: int = 47, **changes: object) -> Phase:
     arguments: dict[str, object] = {
-        "strategy": strategy,
-        "loss": classifier.loss_function("categorical", 3),
+        "name": "head",
+        "model": model,
+        "variables": model.trainable_variables,
+        "train": clusters(count, 1),
+        "validation": clusters(20, 2),
         "learning_rate": 0.01,
         "epochs": 4,
+    }
+    return Phase(**{**arguments, **changes})  # type: ignore[arg-type]
+
+
+def options(batch_size: int, **changes: object) -> Options:
+    arguments: dict[str, object] = {
+        "loss": classifier.loss_function("categorical", 3),
         "batch_size": batch_size,
         "seed": 0,
+        "class_weights": [1.0] * 3,
     }
-    history = fitting.fit(model, clusters(count, 1), clusters(20, 2), **{**arguments, **options})
-    return model, history
+    return Options(**{**arguments, **changes})  # type: ignore[arg-type]
 
 
-def test_two_replicas_give_the_history_of_one() -> None:
+@pytest.fixture
+def fit(tmp_path: Path) -> Callable[..., tuple[keras.Model, list[Epoch]]]:
+    def run(
+        replicas: int, batch_size: int, count: int = 47, on_epoch: object = lambda *_: None, **changes: object
+    ) -> tuple[keras.Model, list[Epoch]]:
+        names = {field.name for field in dataclasses.fields(Options)}
+        of_options = {key: changes.pop(key) for key in list(changes) if key in names}
+        devices = distribution.mirrored(replicas)
+        model = network(devices)
+        checkpoint = tmp_path / f"{len(list(tmp_path.iterdir()))}.npz"
+        training = Training(
+            options(batch_size, **of_options),
+            devices,
+            checkpoint,
+            Stop(),
+            on_epoch=on_epoch,  # type: ignore[arg-type]
+        )
+        training.run(phase(model, count, **changes))
+        return model, training.history
+
+    return run
+
+
+Fit = Callable[..., tuple[keras.Model, list[Epoch]]]
+
+
+def test_two_replicas_give_the_history_of_one(fit: Fit) -> None:
     """47 examples in batches of 10 or 46: the last is partial, or leaves a replica without any."""
     for batch_size in (10, 46):
         _, one = fit(1, batch_size)
@@ -53,16 +91,18 @@ def test_two_replicas_give_the_history_of_one() -> None:
             assert left.accuracy == right.accuracy
 
 
-def test_history_equals_that_of_keras_fit_on_full_batches() -> None:
-    model = linear(tf.distribute.get_strategy())
+def test_history_equals_that_of_keras_fit_on_full_batches(fit: Fit) -> None:
+    model = network(distribution.mirrored(1))
     train, validation = clusters(48, 1), clusters(20, 2)
     order = np.random.default_rng((0, 1)).permutation(48)
-    model.compile(
+    plain = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    plain.set_weights(model.get_weights())
+    plain.compile(
         keras.optimizers.Adam(0.01),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    kept = model.fit(
+    kept = plain.fit(
         train.features[order],
         train.labels[order],
         batch_size=16,
@@ -77,7 +117,7 @@ def test_history_equals_that_of_keras_fit_on_full_batches() -> None:
     assert math.isclose(ours[0].accuracy, kept["accuracy"][0], rel_tol=1e-5)
 
 
-def test_the_best_epochs_weights_win() -> None:
+def test_the_best_epochs_weights_win(fit: Fit) -> None:
     """A learning rate that is far too high makes the last epoch worse than an earlier one."""
     told: list[tuple[Epoch, bool]] = []
     model, history = fit(
@@ -93,9 +133,97 @@ def test_the_best_epochs_weights_win() -> None:
     assert float(np.mean(loss(validation.labels, logits))) == pytest.approx(best.val_loss, rel=1e-5)
 
 
+def test_a_second_phase_that_makes_it_worse_leaves_the_first_ones_weights(tmp_path: Path) -> None:
+    devices = distribution.mirrored(1)
+    model = network(devices)
+    training = Training(options(8), devices, tmp_path / "c.npz", Stop())
+    training.run(phase(model, epochs=6))
+    good = model.get_weights()
+    wrong = clusters(47, 1)
+    misled = FeatureExamples(wrong.features, (wrong.labels + 1) % 3)
+    training.run(phase(model, name="fine-tune", train=misled, learning_rate=0.1))
+    assert training.history[-1].val_accuracy < training.history[5].val_accuracy
+    for left, right in zip(good, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_class_weights_count_in_the_gradient_and_not_in_the_history(fit: Fit) -> None:
+    """All weight on class 0, which is a third of the examples: the network says little else."""
+    model, history = fit(1, 8, class_weights=[3.0, 0.0, 0.0], learning_rate=0.3, epochs=20)
+    assert np.mean(model(clusters(300, 3).features).numpy().argmax(1) == 0) > 0.6
+    assert history[-1].loss > history[0].loss
+    same, _ = fit(2, 4, class_weights=[3.0, 0.0, 0.0], learning_rate=0.3, epochs=20)
+    np.testing.assert_allclose(model.get_weights()[0], same.get_weights()[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"xla": True}, {"loss_scaling": True}], ids=lambda one: next(iter(one)))
+def test_compiled_and_scaled_steps_give_the_same_history(fit: Fit, changes: dict[str, bool]) -> None:
+    _, plain = fit(2, 5)
+    _, changed = fit(2, 5, **changes)
+    for left, right in zip(plain, changed, strict=True):
+        assert math.isclose(left.loss, right.loss, rel_tol=1e-5)
+        assert math.isclose(left.val_loss, right.val_loss, rel_tol=1e-5)
+
+
+def test_an_epoch_shows_each_image_once_as_itself_or_as_a_copy(tmp_path: Path) -> None:
+    """The features are the example's number, so that what the loop asked for can be read off."""
+    seen: list[np.ndarray] = []
+
+    class Recorder(FeatureExamples):
+        def batches(self, order: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            seen.append(order)
+            return super().batches(order, batch_size)
+
+    plain = clusters(12, 1)
+    views = Recorder(np.tile(plain.features, (3, 1)), plain.labels, views=3)
+    devices = distribution.mirrored(1)
+    model = network(devices)
+    Training(options(4), devices, tmp_path / "c.npz", Stop()).run(phase(model, train=views, epochs=20))
+    for order in seen:
+        assert sorted(order % 12) == list(range(12))
+    shown = np.concatenate(seen)
+    assert set(np.unique(shown)) == set(range(36))
+    assert not np.array_equal(seen[0], seen[1])
+
+
+def weights_and_history(model: keras.Model, training: Training) -> tuple[list[np.ndarray], list[object]]:
+    history = [dataclasses.replace(epoch, seconds=0) for epoch in training.history]
+    return model.get_weights(), history
+
+
+@pytest.mark.parametrize("stop_after", [1, 7, 12, 13, 30])
+def test_a_stopped_training_goes_on_from_the_same_step_to_the_same_bits(
+    tmp_path: Path, stop_after: int
+) -> None:
+    """Batches of 8 of 47 are 6 steps an epoch: stopped inside an epoch, at its end, and in a second phase."""
+
+    def train(checkpoint: Path, most_steps: int | None) -> tuple[keras.Model, Training]:
+        devices = distribution.mirrored(2)
+        model = network(devices, dropout=0.3)
+        stop, steps = Stop(), 0
+
+        def count(_: int) -> None:
+            nonlocal steps
+            steps += 1
+            stop.requested = most_steps is not None and steps >= most_steps
+
+        training = Training(options(4), devices, checkpoint, stop, on_images=count)
+        training.run(phase(model, epochs=3))
+        training.run(phase(model, name="fine-tune", epochs=3, learning_rate=0.001))
+        return model, training
+
+    undisturbed = weights_and_history(*train(tmp_path / "a.npz", None))
+    with pytest.raises(StoppedError, match="goes on from there"):
+        train(tmp_path / "b.npz", stop_after)
+    resumed = weights_and_history(*train(tmp_path / "b.npz", None))
+    assert resumed[1] == undisturbed[1]
+    for left, right in zip(undisturbed[0], resumed[0], strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
 def test_equal_accuracy_is_decided_by_the_loss() -> None:
     def epoch(val_accuracy: float, val_loss: float) -> Epoch:
-        return Epoch(1, 0.0, 0.0, val_loss, val_accuracy, 0.0)
+        return Epoch("head", 1, 0.0, 0.0, val_loss, val_accuracy, 0.0)
 
     assert epoch(0.8, 0.5).is_better_than(epoch(0.8, 0.6))
     assert not epoch(0.8, 0.6).is_better_than(epoch(0.8, 0.6))
@@ -103,27 +231,18 @@ def test_equal_accuracy_is_decided_by_the_loss() -> None:
     assert epoch(0.0, 9.0).is_better_than(None)
 
 
-def test_a_loss_that_is_no_number_ends_the_run() -> None:
+def test_a_loss_that_is_no_number_ends_the_run(fit: Fit) -> None:
     broken = clusters(20, 1)
     broken.features[3, 0] = np.nan
-    strategy = distribution.mirrored_strategy(1)
     with pytest.raises(DivergedError, match=r"must stay finite. Received: loss nan.* epoch 1 .*Try 0.001"):
-        fitting.fit(
-            linear(strategy),
-            broken,
-            clusters(20, 2),
-            strategy=strategy,
-            loss=classifier.loss_function("categorical", 3),
-            learning_rate=0.01,
-            epochs=2,
-            batch_size=8,
-            seed=0,
-        )
+        fit(1, 8, train=broken, epochs=2)
 
 
-def test_a_last_step_that_explodes_is_noticed() -> None:
+def test_a_last_step_that_explodes_is_noticed(fit: Fit) -> None:
     """One step an epoch: the training loss is computed before the update that spoils the weights."""
-    with pytest.raises(DivergedError, match=r"Received: loss [0-9.]+, validation loss (nan|inf) in epoch 1"):
+    with pytest.raises(
+        DivergedError, match=r"Received: loss [0-9.]+, validation loss (nan|inf) in head epoch 1"
+    ):
         fit(1, 64, learning_rate=3e38, epochs=1)
 
 

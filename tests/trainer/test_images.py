@@ -1,13 +1,13 @@
-import io
+import hashlib
 import logging
 import os
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from trainer import images
 from trainer.errors import ConfigError, DataError
+from trainer.images import ImageSet
 
 
 def make_tree(root: Path, counts: dict[str, int]) -> Path:
@@ -20,7 +20,7 @@ def make_tree(root: Path, counts: dict[str, int]) -> Path:
 
 def test_classes_are_sorted_and_labels_point_at_them(tmp_path: Path) -> None:
     make_tree(tmp_path, {"train/b": 2, "train/a": 1, "validation/a": 1, "validation/b": 1})
-    train = images.scan(tmp_path)["train"]
+    train = images.scan(tmp_path).splits["train"]
     assert train.classes == ("a", "b")
     assert [
         (path.parent.name, train.classes[label])
@@ -34,24 +34,24 @@ def test_classes_are_sorted_and_labels_point_at_them(tmp_path: Path) -> None:
 
 
 def test_test_split_is_found_where_it_is(tmp_path: Path, image_tree: Path) -> None:
-    assert list(images.scan(image_tree)) == ["train", "validation", "test"]
+    assert list(images.scan(image_tree).splits) == ["train", "validation", "test"]
     make_tree(tmp_path, {f"{split}/{name}": 1 for split in ("train", "validation") for name in "ab"})
-    assert list(images.scan(tmp_path)) == ["train", "validation"]
+    assert list(images.scan(tmp_path).splits) == ["train", "validation"]
 
 
 def test_validation_split_takes_a_share_of_each_class_and_nothing_twice(tmp_path: Path) -> None:
     make_tree(tmp_path, {"a": 10, "b": 5})
-    splits = images.scan(tmp_path, validation_split=0.2, seed=1)
+    splits = images.scan(tmp_path, validation_split=0.2, seed=1).splits
     assert splits["validation"].summary()["per_class"] == {"a": 2, "b": 1}
     assert splits["train"].summary()["per_class"] == {"a": 8, "b": 4}
     assert not set(splits["train"].paths) & set(splits["validation"].paths)
-    assert splits == images.scan(tmp_path, validation_split=0.2, seed=1)
-    assert splits != images.scan(tmp_path, validation_split=0.2, seed=2)
+    assert splits == images.scan(tmp_path, validation_split=0.2, seed=1).splits
+    assert splits != images.scan(tmp_path, validation_split=0.2, seed=2).splits
 
 
 def test_fingerprint_changes_with_a_byte_a_name_and_a_class(tmp_path: Path) -> None:
     def fingerprint() -> str:
-        return images.scan(tmp_path, validation_split=0.5)["train"].fingerprint
+        return images.scan(tmp_path, validation_split=0.5).splits["train"].fingerprint
 
     make_tree(tmp_path, {"a": 2, "b": 2})
     before = fingerprint()
@@ -64,12 +64,21 @@ def test_fingerprint_changes_with_a_byte_a_name_and_a_class(tmp_path: Path) -> N
     assert fingerprint() != changed
 
 
+def test_the_fingerprint_is_the_one_that_stored_features_and_cards_hold(tmp_path: Path) -> None:
+    make_tree(tmp_path, {"train/a": 1, "train/b": 1, "validation/a": 1, "validation/b": 1})
+    train = images.scan(tmp_path).splits["train"]
+    contents = [path.read_bytes() for path in train.paths]
+    assert train.digests == tuple(hashlib.sha256(content).hexdigest() for content in contents)
+    lines = [f"{name}/0.jpg\0{digest}\n" for name, digest in zip("ab", train.digests, strict=True)]
+    assert train.fingerprint == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def test_other_files_are_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make_tree(tmp_path, {"a": 2, "b": 2})
     (tmp_path / "a" / "labels.csv").touch()
     (tmp_path / "a" / ".DS_Store").touch()
     with caplog.at_level(logging.WARNING):
-        assert len(images.scan(tmp_path, validation_split=0.5)["train"]) == 2
+        assert len(images.scan(tmp_path, validation_split=0.5).splits["train"]) == 2
     assert "labels.csv" in caplog.text
     assert ".DS_Store" not in caplog.text
 
@@ -126,47 +135,6 @@ def test_refuses(
         images.scan(tmp_path, validation_split=validation_split)
 
 
-def gif_whose_first_frame_is_smaller() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (20, 10), "red").save(buffer, format="GIF")
-    data = bytearray(buffer.getvalue())
-    data[6:8] = (30).to_bytes(2, "little")  # the canvas's width
-    return bytes(data)
-
-
-def palette_bmp() -> bytes:
-    buffer = io.BytesIO()
-    Image.linear_gradient("L").convert("RGB").quantize(8).save(buffer, format="BMP")
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        pytest.param(b"", "no JPEG, PNG, BMP or GIF", id="empty"),
-        pytest.param(b"RIFF....WEBPVP8 ", "no JPEG, PNG, BMP or GIF", id="WebP named .jpg"),
-        pytest.param(palette_bmp(), "a BMP with a palette", id="palette BMP"),
-        pytest.param(gif_whose_first_frame_is_smaller(), "the first frame does not fill", id="GIF"),
-    ],
-)
-def test_what_could_not_be_classified_later_is_not_trained_on(
-    tmp_path: Path, content: bytes, reason: str
-) -> None:
-    make_tree(tmp_path, {"a": 3, "b": 3})
-    for name in "ab":
-        (tmp_path / name / "bad.jpg").write_bytes(content)
-    with pytest.raises(DataError, match=f"images cannot be used: .*bad.jpg .{reason}"):
-        images.scan(tmp_path, validation_split=0.5)
-
-
-def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
-    make_tree(tmp_path, {"a": 2, "b": 2})
-    (tmp_path / "a" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(DataError, match=r"'caf.*' \(its name is no UTF-8\)") as caught:
-        images.scan(tmp_path, validation_split=0.5)
-    str(caught.value).encode()
-
-
 def test_an_unreadable_class_folder_is_named(read_only_directory: Path) -> None:
     os.seteuid(os.getuid())
     folder = read_only_directory / "a"
@@ -184,9 +152,70 @@ def test_an_unreadable_class_folder_is_named(read_only_directory: Path) -> None:
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     make_tree(tmp_path, {"car": 2, "train": 2})
-    assert images.scan(tmp_path, validation_split=0.5)["train"].classes == ("car", "train")
+    assert images.scan(tmp_path, validation_split=0.5).splits["train"].classes == ("car", "train")
 
 
 def test_refuses_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no folder"):
         images.scan(tmp_path / "nowhere")
+
+
+def add_bad(tree: Path, *folders: str, content: bytes = b"") -> list[Path]:
+    paths = [tree / folder / "bad.jpg" for folder in folders]
+    for path in paths:
+        path.write_bytes(content)
+    return paths
+
+
+def test_bad_files_are_told_apart_and_the_rest_is_as_if_they_were_not_there(tmp_path: Path) -> None:
+    make_tree(tmp_path, {"a": 4, "b": 6})
+    without = images.scan(tmp_path, validation_split=0.3)
+    assert without.bad == ()
+    bad = add_bad(tmp_path, "a", "b")
+    scan = images.scan(tmp_path, validation_split=0.3)
+    assert [(one.path, one.reason) for one in scan.bad] == [(path, "zero bytes") for path in bad]
+    assert scan.splits == without.splits
+    assert scan.splits["train"].fingerprint == without.splits["train"].fingerprint
+
+
+def test_bad_files_of_every_split_are_told(tmp_path: Path) -> None:
+    make_tree(tmp_path, {f"{split}/{name}": 1 for split in ("train", "validation", "test") for name in "ab"})
+    bad = add_bad(tmp_path, "train/a", "validation/b", "test/a")
+    assert [one.path for one in images.scan(tmp_path).bad] == bad
+
+
+def test_a_class_without_one_good_image_is_refused_with_a_bad_file(tmp_path: Path) -> None:
+    make_tree(tmp_path, {"train/a": 1, "train/b": 1, "validation/a": 1, "validation/b": 0})
+    (bad,) = add_bad(tmp_path, "validation/b")
+    with pytest.raises(DataError, match=f"class 'b' .* its 1 can: {bad} .zero bytes"):
+        images.scan(tmp_path)
+
+
+def test_one_tree_is_scanned_and_its_bad_files_are_refused(tmp_path: Path) -> None:
+    make_tree(tmp_path, {"b": 2, "a": 1})
+    found = images.scan_split(tmp_path)
+    assert (found.classes, found.labels) == (("a", "b"), (0, 1, 1))
+    (bad,) = add_bad(tmp_path, "b")
+    with pytest.raises(DataError, match=rf"1 of 4 images .*: {bad} \(zero bytes\)\. Mend or remove them\.$"):
+        images.scan_split(tmp_path)
+    with pytest.raises(DataError, match="nowhere, which is no folder"):
+        images.scan_split(tmp_path / "nowhere")
+
+
+def test_without_is_the_same_set_as_if_the_files_had_never_been_there(tmp_path: Path) -> None:
+    make_tree(tmp_path, {"a": 2, "b": 3})
+    images_of = images.scan_split(tmp_path)
+    dropped = [tmp_path / "a" / "0.jpg", tmp_path / "b" / "1.jpg"]
+    rest = images_of.without(dropped)
+    for path in dropped:
+        path.unlink()
+    assert rest == images.scan_split(tmp_path)
+    assert rest.fingerprint == images.scan_split(tmp_path).fingerprint != images_of.fingerprint
+    assert rest.per_class == {"a": 1, "b": 2}
+
+
+def test_without_refuses_to_leave_a_class_empty() -> None:
+    paths = (Path("a/0.jpg"), Path("b/0.jpg"), Path("b/1.jpg"))
+    both = ImageSet(("a", "b"), paths, (0, 1, 1), ("x", "y", "z"))
+    with pytest.raises(DataError, match="class 'b' .* its 2 can: b/0.jpg, b/1.jpg"):
+        both.without(paths[1:])

@@ -1,0 +1,146 @@
+"""Measure a published version on a folder of labelled images, through the SavedModel that is served."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from trainer import classifier, evaluation, image_checks, images, pipeline, progress, report
+from trainer.bad_images import bad_images_error, listed
+from trainer.clock import Clock
+from trainer.errors import DataError, StorageError
+from trainer.evaluation import Metrics, SplitResult
+from trainer.exported import ExportedVersion
+from trainer.images import ImageSet
+from trainer.report import Report
+
+_INFERENCE = "inference"
+
+
+def evaluate(model: Path, data: Path, output: Path | None = None) -> tuple[Metrics, Path]:
+    """Write a version's report on the images of one split.
+
+    Args:
+      model: MODEL_DIR/NAME/VERSION, or MODEL_DIR/NAME for its newest version.
+      data: holds CLASS/*, with the classes of the version's model card.
+      output: where report.html and report.json go;
+        None: MODEL_DIR/NAME/.evaluations/VERSION-TIME-TOKEN, which TensorFlow Serving ignores.
+    Returns:
+      The metrics, with the mean cross-entropy as loss; the path of report.html.
+    Raises:
+      ConfigError: `model` is no version of this tool.
+      DataError: the folders are not those of the classes, or images in them cannot be used.
+      StorageError: the version cannot be read, or the report not written.
+    """
+    clock = Clock()
+    with clock.measure("loading the version"):
+        version = ExportedVersion.open(model)
+    with clock.measure("reading the images"):
+        found = images.scan_split(data)
+        _check_classes(version, found, data)
+        # The outputs' order is the card's; the folders' is that of their names.
+        truth = np.array([version.labels.index(found.classes[label]) for label in found.labels], np.int32)
+    with _directory(output, version) as directory:
+        with clock.measure(_INFERENCE):
+            logits, probabilities = _answer(version, found)
+        loss = classifier.loss_function("sparse", len(version.labels))
+        metrics = evaluation.measure(logits, truth, loss)
+        split = data.resolve().name
+        report.write(
+            directory,
+            Report(
+                title=f"{version.name}, version {version.number}, on {split}",
+                facts=_facts(version, found, data),
+                history=(),
+                results=[SplitResult(split, version.labels, found.paths, truth, probabilities, metrics.loss)],
+                phases=clock.seconds,
+                image_counts={"reading the images": len(found), _INFERENCE: len(found)},
+                warnings=_warnings(version, found, split),
+            ),
+        )
+    return metrics, directory / report.HTML_NAME
+
+
+def _check_classes(version: ExportedVersion, found: ImageSet, data: Path) -> None:
+    parts = []
+    if missing := [label for label in version.labels if label not in found.classes]:
+        parts.append(f"no folder for {listed(missing)}")
+    if unknown := [name for name in found.classes if name not in version.labels]:
+        parts.append(f"folders of no class: {listed(unknown)}")
+    if parts:
+        raise DataError(
+            f"{data} must hold one folder for each class of {version.name} version {version.number}. "
+            f"Received: {'; '.join(parts)}. Rename, add or remove the folders."
+        )
+
+
+def _answer(version: ExportedVersion, found: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+    with progress.bar(_INFERENCE, len(found)) as advance:
+        try:
+            return version.answer(found.paths, on_images=advance)
+        except tf.errors.InvalidArgumentError as error:
+            bad = pipeline.undecodable([found])
+            if not bad:
+                raise
+            raise bad_images_error(bad, len(found), can_be_skipped=False) from error
+
+
+@contextlib.contextmanager
+def _directory(output: Path | None, version: ExportedVersion) -> Iterator[Path]:
+    """Make the report's directory and try that it can be written, before the images take their time.
+
+    A directory that was made here and has stayed empty goes again when the block fails.
+    """
+    now = datetime.datetime.now(datetime.timezone.utc)
+    name = f"{version.number}-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    directory = output or version.path.parent / ".evaluations" / name
+    is_new = not directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"The report cannot be written into {directory}: {error.strerror}. "
+            f"Name {'another' if output else 'a'} folder with --output."
+        ) from error
+    try:
+        yield directory
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+        raise
+
+
+def _facts(version: ExportedVersion, found: ImageSet, data: Path) -> dict[str, str]:
+    card = version.card
+    same = [split for split, known in card["data"].items() if known["fingerprint"] == found.fingerprint]
+    return {
+        "version": str(version.path),
+        "published": card["created"],
+        "backbone": f"{card['backbone']['name']}, weights {card['backbone']['weights']}",
+        "image size": f"{card['input']['height_px']} × {card['input']['width_px']} px",
+        "images": str(data) + (f", the same as the run's {same[0]} split" if same else ""),
+        "fingerprint": found.fingerprint,
+        "evaluated": f"{datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')}, through "
+        f"the signature encoded_images, TensorFlow {tf.__version__}",
+    }
+
+
+def _warnings(version: ExportedVersion, found: ImageSet, split: str) -> list[str]:
+    warnings = image_checks.duplicate_warnings(image_checks.duplicates({split: found}))
+    if version.card["data"].get("train", {}).get("fingerprint") == found.fingerprint:
+        warnings.insert(
+            0,
+            "These are the images that the version was trained on: its accuracy on others is likely lower. "
+            "Evaluate it on the test split.",
+        )
+    return warnings

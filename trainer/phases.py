@@ -1,0 +1,135 @@
+"""What is trained on what: the head on pooled features, then, perhaps, the last layers on activations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import keras
+import tensorflow as tf
+
+from trainer import backbones, extraction, pipeline
+from trainer.classifier import Classifier
+from trainer.config import TrainConfig
+from trainer.distribution import Devices, Forward
+from trainer.extraction import Extraction
+from trainer.fitting import Examples, Phase
+from trainer.images import Splits
+from trainer.pipeline import ImageExamples
+from trainer.prefix_cache import PrefixCache
+from trainer.stopping import Stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The phases of a run, and what there is to measure its result on.
+
+    Attributes:
+      phases: in order.
+      examples: of each split, as the last phase's model takes them.
+      extracted: images and copies that went through the frozen layers, on this worker.
+    """
+
+    phases: Sequence[Phase]
+    examples: Mapping[str, Examples]
+    extracted: int = 0
+
+
+def plan(
+    config: TrainConfig, network: Classifier, splits: Splits, image_size_px: int, devices: Devices, stop: Stop
+) -> Plan:
+    """Have every image decoded, and with the prefix cache its activations stored, before training begins.
+
+    Raises:
+      tf.errors.InvalidArgumentError: an image cannot be decoded (pipeline.undecodable names it).
+      StorageError: the cache cannot take the activations.
+      StoppedError: SIGTERM came; what is complete is stored.
+    """
+    pictures = {
+        split: ImageExamples(
+            image_set,
+            backbones.find(config.backbone),
+            image_size_px,
+            views=1 + (config.augment_views if split == "train" else 0),
+            seed=config.seed,
+        )
+        for split, image_set in splits.items()
+    }
+    if not config.prefix_cache:
+        pipeline.read_once(pictures.values())
+        return _phases(config, network, network.whole, network.whole, pictures, pictures)
+    forward = Forward(network.frozen, devices, xla=config.xla)
+    on_cpu = not tf.config.list_physical_devices("GPU") or config.cpu_replicas is not None
+    batch_size = None if on_cpu else config.batch_size * devices.local_replicas
+    frozen = Extraction(forward, devices, batch_size, stop)
+    caches = _Caches(config, network.frozen, image_size_px)
+    stored = {split: frozen.store(one, caches.of(split), split) for split, one in pictures.items()}
+    pooled = {split: outputs[-1] for split, outputs in stored.items()}
+    activations = {split: outputs[0] for split, outputs in stored.items()}
+    made = _phases(config, network, network.head, network.tuned, pooled, activations)
+    return dataclasses.replace(made, extracted=frozen.images)
+
+
+def _phases(
+    config: TrainConfig,
+    network: Classifier,
+    head_model: keras.Model,
+    tuned_model: keras.Model | None,
+    pooled: Mapping[str, Examples],
+    activations: Mapping[str, Examples],
+) -> Plan:
+    head = Phase(
+        name="head",
+        model=head_model,
+        variables=network.head.trainable_variables,
+        train=pooled["train"],
+        validation=pooled["validation"],
+        learning_rate=config.learning_rate,
+        epochs=config.epochs,
+    )
+    if network.tuned is None or tuned_model is None:
+        return Plan([head], pooled)
+    fine_tune = Phase(
+        name="fine-tune",
+        model=tuned_model,
+        variables=network.tuned.trainable_variables,
+        train=activations["train"],
+        validation=activations["validation"],
+        learning_rate=config.fine_tune_learning_rate,
+        epochs=config.fine_tune_epochs,
+    )
+    return Plan([head, fine_tune], activations)
+
+
+class _Caches:
+    """The cache of each output of the frozen network, in the dtype that a split's rows are stored in."""
+
+    def __init__(self, config: TrainConfig, frozen: keras.Model, image_size_px: int) -> None:
+        self._config = config
+        self._directory = config.cache_dir or config.model_dir / ".prefix_cache"
+        self._content = {
+            "backbone": config.backbone.lower(),
+            "weights": extraction.weights_fingerprint(frozen),
+            "image_size_px": image_size_px,
+            "resize": pipeline.RESIZE,
+            "precision": config.precision,
+        }
+        names = [config.fine_tune_from, "pooled"] if config.fine_tune_from else ["pooled"]
+        self._shapes = {name: output.shape[1:] for name, output in zip(names, frozen.outputs, strict=True)}
+        self._opened: dict[tuple[str, str], PrefixCache] = {}
+
+    def of(self, split: str) -> list[PrefixCache]:
+        """Return one cache for each output."""
+        return [self._open(name, self._dtype(name, split)) for name in self._shapes]
+
+    def _dtype(self, name: str, split: str) -> str:
+        # What is evaluated is not rounded: the metrics are to be those of the exported network.
+        if split != "train":
+            return "float32"
+        return self._config.cache_dtype or ("float32" if name == "pooled" else "float16")
+
+    def _open(self, name: str, dtype: str) -> PrefixCache:
+        if (name, dtype) not in self._opened:
+            content = {**self._content, "output": name}
+            self._opened[name, dtype] = PrefixCache(self._directory, content, self._shapes[name], dtype)
+        return self._opened[name, dtype]
