@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 TRAINER = [
     "errors",
     "config",
+    "trials",
     "workers",
     "quiet_import",
     "stopping",
@@ -31,6 +32,7 @@ TRAINER = [
     "extraction",
     "evaluation",
     "checkpoint",
+    "adam",
     "fitting",
     "phases",
     "model_card",
@@ -44,6 +46,7 @@ TRAINER = [
     "evaluate",
     "runs",
     "doctor",
+    "tune",
     "sample",
     "pretrained",
     "run",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from trainer import config
+from trainer import config, trials
 from trainer.config import TrainConfig
-from trainer.errors import TrainerError
+from trainer.errors import ConfigError, TrainerError
 from trainer.quiet_import import import_tensorflow
 
 
@@ -44,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_train(commands)
+    _add_tune(commands)
     _add_doctor(commands)
     _add_evaluate(commands)
     _add_sample(commands)
@@ -64,6 +67,12 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         commands, "train", "train on class folders and publish the next version", _run_train
     )
     _add_settings(command)
+    command.add_argument(
+        "--from-trial",
+        metavar="BEST",
+        help="best, or a number: the settings of that trial of `tune` under the same --model-dir and --name; "
+        "the TOML file and flags win over them",
+    )
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
@@ -77,7 +86,17 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 def _settings(arguments: argparse.Namespace) -> TrainConfig:
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     flags = {key: value for key, value in vars(arguments).items() if key in names}
-    return config.resolve(flags, arguments.config)
+    chosen = getattr(arguments, "from_trial", None)
+    below = None if chosen is None else functools.partial(_of_trial, chosen)
+    return config.resolve(flags, arguments.config, below)
+
+
+def _of_trial(chosen: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    if "model_dir" not in given:
+        raise ConfigError(
+            "--from-trial needs --model-dir, as a flag or in the TOML file: the trials lie there."
+        )
+    return trials.settings(given["model_dir"], given.get("name", TrainConfig.name), chosen)
 
 
 def _add_flag(command: argparse.ArgumentParser, field: dataclasses.Field[object]) -> None:
@@ -112,6 +131,39 @@ def _run_train(arguments: argparse.Namespace) -> None:
         for split, metrics in published.metrics.items()
     )
     print(f"Published {published.path}: {measured}")
+
+
+def _add_tune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _add_command(
+        commands, "tune", "try learning rates, inner sizes and dropouts on the stored features", _run_tune
+    )
+    grid = trials.Grid()
+    for flag, value_type, default, what in (
+        ("--learning-rates", float, grid.learning_rates, "learning rates of Adam"),
+        ("--inner-sizes", int, grid.inner_sizes, "units of the inner layer; 0: none"),
+        ("--dropouts", float, grid.dropouts, "shares of features dropped"),
+    ):
+        command.add_argument(
+            flag,
+            type=value_type,
+            nargs="+",
+            default=default,
+            help=f"{what} to try (default: {' '.join(map(str, default))})",
+        )
+    _add_settings(command)
+
+
+def _run_tune(arguments: argparse.Namespace) -> None:
+    grid = trials.Grid(
+        learning_rates=arguments.learning_rates,
+        inner_sizes=arguments.inner_sizes,
+        dropouts=arguments.dropouts,
+    )
+    settings = _settings(arguments)
+    import_tensorflow()
+    from trainer import tune
+
+    tune.show(tune.tune(settings, grid))
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

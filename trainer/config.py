@@ -1,6 +1,6 @@
 """One training run's settings: one frozen dataclass, from which the flags and the TOML keys are made.
 
-Precedence: the defaults below < a TOML file < the command line.
+Precedence: the defaults below < a trial of `tune` (--from-trial) < a TOML file < the command line.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,6 +126,9 @@ class TrainConfig:
         "version; left out: an unfinished run with the same settings and images is gone on with",
         None,
     )
+    checkpoint_seconds: float = _setting(
+        "how often the state of a running training is saved, in seconds: what a killed process costs", 30.0
+    )
     min_accuracy: float | None = _setting(
         "publish only if the validation accuracy is at least this, from 0 to 1", None
     )
@@ -155,6 +158,7 @@ class TrainConfig:
             _check(self, key, lambda value: value >= 0, "0 or a positive whole number")
         for key in ("learning_rate", "fine_tune_learning_rate"):
             _check(self, key, lambda value: 0 < value < float("inf"), "a positive number")
+        _check(self, "checkpoint_seconds", lambda value: value >= 0, "0 or a positive number of seconds")
         _check(self, "dropout", lambda value: 0 <= value < 1, "a number from 0 to below 1")
         _check(self, "seed", lambda value: 0 <= value < 2**32, "a whole number from 0 to 2^32 - 1")
         _check(
@@ -220,13 +224,20 @@ def _choices() -> dict[str, tuple[str, ...]]:
     return {name: choices for name in names if (choices := choices_of(name))}
 
 
-def resolve(flags: Mapping[str, Any], toml_file: Path | None = None) -> TrainConfig:
-    """Merge defaults, the TOML file and the flags that were given into one checked configuration.
+def resolve(
+    flags: Mapping[str, Any],
+    toml_file: Path | None = None,
+    below: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+) -> TrainConfig:
+    """Merge defaults, `below`, the TOML file and the flags that were given into one checked configuration.
 
+    Args:
+      below: from what was given to further settings, over which file and flags win (--from-trial).
     Raises:
       ConfigError: an unknown key, a value of a wrong type or out of range, a missing setting.
     """
-    values = {**(_read_toml(toml_file) if toml_file else {}), **flags}
+    given = {**(_read_toml(toml_file) if toml_file else {}), **flags}
+    values = {**(below(given) if below else {}), **given}
     missing = [
         flag_of(field.name)
         for field in dataclasses.fields(TrainConfig)

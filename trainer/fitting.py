@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import evaluation
+from trainer.adam import FusedAdam
 from trainer.checkpoint import Checkpoint
 from trainer.classifier import Loss, top_class
 from trainer.distribution import Devices, Forward, Rows
@@ -27,9 +28,6 @@ from trainer.stopping import Stop, raise_stopped
 
 Batches = Iterable[tuple[Rows, Rows]]
 TrainStep = Callable[[tuple[tf.Tensor, tf.Tensor, tf.Tensor]], list[tf.Tensor]]
-
-CHECKPOINT_SECONDS = 30
-"""A running epoch is saved that often: what a killed process can cost."""
 
 
 class Examples(Protocol):
@@ -106,6 +104,7 @@ class Options:
       class_weights: float (K,): how much an example of each class counts in the gradient; mean 1.
       loss_scaling: for gradients in float16, which would vanish.
       xla: compile each replica's part of a step.
+      checkpoint_seconds: a running epoch is saved that often.
     """
 
     loss: Loss
@@ -114,6 +113,7 @@ class Options:
     class_weights: Sequence[float]
     loss_scaling: bool = False
     xla: bool = False
+    checkpoint_seconds: float = 30.0
 
 
 class Training:
@@ -181,7 +181,7 @@ class Training:
             if stopping:
                 self._save(loop)
                 raise_stopped()
-            if time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
+            if self._is_due():
                 self._save(loop)
         epoch = loop.finish_epoch(time.monotonic() - started)
         self.history.append(epoch)
@@ -190,8 +190,11 @@ class Training:
             self._best = epoch
             loop.keep_best()
         self._on_epoch(epoch, is_best)
-        if loop.epoch > loop.phase.epochs or time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
+        if loop.epoch > loop.phase.epochs or self._is_due():
             self._save(loop)
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._saved_at > self._options.checkpoint_seconds
 
     def _save(self, loop: _Loop) -> None:
         self._saved_at = time.monotonic()
@@ -211,7 +214,7 @@ class _Loop:
         self._options = options
         self._devices = devices
         with devices.strategy.scope():
-            self._optimizer = keras.optimizers.Adam(phase.learning_rate)
+            self._optimizer = FusedAdam(phase.learning_rate)
             if options.loss_scaling:
                 self._optimizer = keras.optimizers.LossScaleOptimizer(self._optimizer)
             self._optimizer.build(phase.variables)

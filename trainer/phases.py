@@ -57,7 +57,7 @@ def plan(
     }
     if not config.prefix_cache:
         pipeline.read_once(pictures.values())
-        return _phases(config, network, network.whole, network.whole, pictures, pictures)
+        return _phases(config, network, devices, network.whole, network.whole, pictures, pictures)
     forward = Forward(network.frozen, devices, xla=config.xla)
     on_cpu = not tf.config.list_physical_devices("GPU") or config.cpu_replicas is not None
     batch_size = None if on_cpu else config.batch_size * devices.local_replicas
@@ -66,25 +66,28 @@ def plan(
     stored = {split: frozen.store(one, caches.of(split), split) for split, one in pictures.items()}
     pooled = {split: outputs[-1] for split, outputs in stored.items()}
     activations = {split: outputs[0] for split, outputs in stored.items()}
-    made = _phases(config, network, network.head, network.tuned, pooled, activations)
+    made = _phases(config, network, devices, network.head, network.tuned, pooled, activations)
     return dataclasses.replace(made, extracted=frozen.images)
 
 
 def _phases(
     config: TrainConfig,
     network: Classifier,
+    devices: Devices,
     head_model: keras.Model,
     tuned_model: keras.Model | None,
     pooled: Mapping[str, Examples],
     activations: Mapping[str, Examples],
 ) -> Plan:
+    # Source of the rule: Goyal et al., https://arxiv.org/abs/1706.02677.
+    scale = devices.replicas if config.scale_learning_rate else 1
     head = Phase(
         name="head",
         model=head_model,
         variables=network.head.trainable_variables,
         train=pooled["train"],
         validation=pooled["validation"],
-        learning_rate=config.learning_rate,
+        learning_rate=config.learning_rate * scale,
         epochs=config.epochs,
     )
     if network.tuned is None or tuned_model is None:
@@ -95,7 +98,7 @@ def _phases(
         variables=network.tuned.trainable_variables,
         train=activations["train"],
         validation=activations["validation"],
-        learning_rate=config.fine_tune_learning_rate,
+        learning_rate=config.fine_tune_learning_rate * scale,
         epochs=config.fine_tune_epochs,
     )
     return Plan([head, fine_tune], activations)

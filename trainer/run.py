@@ -259,6 +259,7 @@ def _fit(run: _Run, plan: Plan, loss: Loss, class_weights: Sequence[float]) -> l
                 else [1.0] * len(class_weights),
                 loss_scaling=config.precision == "mixed_float16",
                 xla=config.xla,
+                checkpoint_seconds=config.checkpoint_seconds,
             ),
             devices,
             run.directory.checkpoint,

@@ -24,7 +24,9 @@ from trainer.config import TrainConfig
 from trainer.errors import ConfigError, StorageError
 from trainer.images import Splits
 
-_NOT_IDENTITY = frozenset({"run_id", "cache_dir", "keep_versions", "model_config", "gpus"})
+_NOT_IDENTITY = frozenset(
+    {"run_id", "cache_dir", "keep_versions", "model_config", "gpus", "checkpoint_seconds"}
+)
 """Settings that may change between two starts of one run: they do not change what is trained."""
 
 

@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import gc
 import logging
+import math
 import os
 import random
 import shlex
@@ -90,10 +91,10 @@ def tune(config: TrainConfig, grid: Grid) -> Tuned:
     scan = doctor.require(config)
     devices = distribution.connect(config, os.environ)
     directory = trials.directory(config.model_dir, config.name)
-    if devices.is_chief:
-        with storage.explaining("The model directory cannot take the trials", directory):
-            directory.mkdir(parents=True, exist_ok=True)
     with stopping.on_sigterm() as stop, distribution.naming_lost_worker(devices):
+        if devices.is_chief:
+            with storage.explaining("The model directory cannot take the trials", directory):
+                directory.mkdir(parents=True, exist_ok=True)
         images = _Images(config, devices, directory, scan.splits)
         images.leave_out(scan.bad)
         search = _Search(config, devices, stop, images)
@@ -141,7 +142,8 @@ class _Images:
             return
         self._bad += bad
         if self._devices.is_chief:
-            storage.write_atomically(self._path, bad_images_json(self._bad))
+            with storage.explaining("The list of bad images cannot be written", self._path):
+                storage.write_atomically(self._path, bad_images_json(self._bad))
         if self._config.on_bad_image == "fail":
             raise bad_images_error(bad, len(bad) + sum(map(len, self.splits.values())))
         _log.warning("%d images that cannot be used are left out: %s", len(self._bad), self._path)
@@ -176,6 +178,7 @@ class _Search:
             class_weights=class_weights if config.class_weight == "balanced" else [1.0] * self._class_count,
             loss_scaling=config.precision == "mixed_float16",
             xla=config.xla,
+            checkpoint_seconds=math.inf,  # a trial is not gone on with
         )
 
     def run(self, grid: Grid) -> list[Trial]:
@@ -339,7 +342,7 @@ def _draw_panel(axes: Axes, panel: Sequence[Trial], winner: Trial) -> None:
     if winner in panel and winner.val_accuracy is not None:
         axes.plot(winner.learning_rate, winner.val_accuracy, "*", markersize=18, mfc="none", mec="black")
         axes.annotate(
-            f"{winner.val_accuracy:.4f}",
+            f"best: {winner.val_accuracy:.2%}",
             (winner.learning_rate, winner.val_accuracy),
             xytext=(0, 12),
             textcoords="offset points",
@@ -360,7 +363,8 @@ _MARKERS = "osD^v"
 def show(tuned: Tuned) -> None:
     """Print the best trials on stdout, and how the winner is trained."""
     shown = tuned.trials[:_SHOWN]
-    table = Table(box=box.SIMPLE_HEAD, title=f"The best {len(shown)} of {len(tuned.trials)} trials")
+    title = f"The best {len(shown)} of {len(tuned.trials)} trials, on {shown[0].count} validation images"
+    table = Table(box=box.SIMPLE_HEAD, title=title)
     for name in ("trial", "learning rate", "inner size", "dropout", "val accuracy", "correct", "val loss"):
         table.add_column(name, justify="right")
     for trial in shown:
@@ -378,5 +382,4 @@ def _cells(trial: Trial) -> list[str]:
     cells = [str(trial.number), f"{trial.learning_rate:g}", str(trial.inner_size), f"{trial.dropout:g}"]
     if trial.val_accuracy is None:
         return [*cells, "diverged"]
-    correct = f"{trial.correct} of {trial.count}"
-    return [*cells, f"{trial.val_accuracy:.4f}", correct, f"{trial.val_loss:.4f}"]
+    return [*cells, f"{trial.val_accuracy:.4f}", str(trial.correct), f"{trial.val_loss:.4f}"]

@@ -1,6 +1,7 @@
 import csv
 import itertools
 import json
+import re
 import signal
 import threading
 from pathlib import Path
@@ -89,9 +90,10 @@ def test_what_is_shown_is_the_best_ten_and_how_to_train_the_winner(
     tune.show(tuned)
     out = capsys.readouterr().out
     best = tuned.trials[0]
-    rows = [line.split() for line in out.splitlines() if " of 60 " in line]
+    rows = [line.split() for line in out.splitlines() if re.fullmatch(r"(\s+[\d.]+){7}\s*", line)]
     assert [row[0] for row in rows] == [str(one.number) for one in tuned.trials]
-    assert rows[0][4:8] == [f"{best.val_accuracy:.4f}", str(best.correct), "of", "60"]
+    assert rows[0][4:6] == [f"{best.val_accuracy:.4f}", str(best.correct)]
+    assert "The best 8 of 8 trials, on 60 validation images" in out
     model_dir = tuned.config.model_dir
     assert f"python -m trainer train --model-dir {model_dir} --name tiny --from-trial best\n" in out
 
@@ -99,7 +101,7 @@ def test_what_is_shown_is_the_best_ten_and_how_to_train_the_winner(
 def test_no_more_than_ten_are_shown(tuned: Tuned, capsys: pytest.CaptureFixture[str]) -> None:
     tune.show(Tuned(tuned.config, [*tuned.trials, *tuned.trials], tuned.directory))
     out = capsys.readouterr().out
-    assert out.count(" of 60 ") == 10
+    assert len(re.findall(r"^(?:\s+[\d.]+){7}\s*$", out, re.MULTILINE)) == 10
     assert "The best 10 of 16 trials" in out
 
 
@@ -168,7 +170,7 @@ def test_sigterm_ends_the_search_and_leaves_no_half_table(tuned: Tuned, tmp_path
 
     sender = threading.Thread(target=send)
     sender.start()
-    with pytest.raises(StoppedError, match="begins the trials again|goes on from there"):
+    with pytest.raises(StoppedError, match="in trial 1 of 1. .* begins the trials again"):
         tune.tune(config, Grid(learning_rates=[0.03], inner_sizes=[0], dropouts=[0.0]))
     sender.join()
     assert list(began.iterdir()) == []
@@ -204,7 +206,8 @@ def test_bad_images_are_left_out_only_if_that_is_wanted(
 
 def test_balanced_class_weights_reach_the_trials(tuned: Tuned, tmp_path: Path, spoilt_tree: Path) -> None:
     """With classes of unequal size another loss is followed."""
-    for path in list((spoilt_tree / "train" / "moon").glob("*"))[1:]:
+    moons = [path for path in (spoilt_tree / "train" / "moon").iterdir() if path.is_symlink()]
+    for path in moons[1:]:
         path.unlink()
     grid = Grid(learning_rates=[0.03], inner_sizes=[0], dropouts=[0.0])
     losses = []
