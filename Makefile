@@ -33,6 +33,9 @@ check: setup ## Lint and type-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+chaos: setup ## Kill a training run at 20 random moments; each ends with the same bits
+	CHAOS_KILLS=20 $(BIN)/pytest -s tests/trainer/test_survival.py -k random_moments
+
 containers: setup ## Build the images; train, serve and classify in containers (needs Docker)
 	$(BIN)/pytest -m containers
 
@@ -54,4 +57,4 @@ lock: ## Write constraints.txt anew from pyproject.toml
 clean: ## Remove what the targets above made, but not .venv
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo test check containers measured wire lock clean
+.PHONY: help setup demo test check chaos containers measured wire lock clean

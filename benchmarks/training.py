@@ -21,7 +21,6 @@ import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
-import itertools
 import json
 import os
 import platform
@@ -242,7 +241,8 @@ def _recipe(arguments: argparse.Namespace) -> Outcome:
     """Train as the course does, and extrapolate from the measured epochs.
 
     Of two measured epochs and more, those that are extrapolated take the mean of all but the first, because
-    the first also traces the graph, which happens once.
+    the first also traces the graph, which happens once. The time ends with the last measured epoch and not
+    with `fit`, which reads on into an epoch that does not come, and returns only when it has read it.
     """
     import keras
 
@@ -251,17 +251,21 @@ def _recipe(arguments: argparse.Namespace) -> Outcome:
     train = _recipe_images(arguments, "train", shuffle=True)
     validation = _recipe_images(arguments, "validation", shuffle=False)
     model = _recipe_model(arguments, train.num_classes)
-    times: list[float] = []
+    begun: list[float] = []
+    ended: list[float] = []
+
+    def end_epoch(epoch: int, logs: Any) -> None:
+        ended.append(time.monotonic())
+        _say(f"  epoch {epoch + 1}: {ended[-1] - begun[-1]:.1f} s")
+
     clock = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: times.append(time.monotonic()),
-        on_epoch_end=lambda epoch, logs: _say(f"  epoch {epoch + 1}: {time.monotonic() - times[-1]:.1f} s"),
+        on_epoch_begin=lambda epoch, logs: begun.append(time.monotonic()), on_epoch_end=end_epoch
     )
     history = model.fit(
         train, epochs=arguments.recipe_epochs, validation_data=validation, verbose=0, callbacks=[clock]
     )
-    times.append(time.monotonic())
     peak_memory_mb = _peak_memory_mb()
-    epochs = [after - before for before, after in itertools.pairwise(times)]
+    epochs = [after - before for before, after in zip(begun, ended, strict=True)]
     epoch_seconds = statistics.mean(epochs[1:] or epochs)
     rest = arguments.epochs - len(epochs)
     accuracies = history.history["val_accuracy"]
@@ -269,7 +273,7 @@ def _recipe(arguments: argparse.Namespace) -> Outcome:
         _say(f"  the other {rest} epochs, on stored features, for the accuracy only")
         accuracies += _train_head_on(arguments, model, rest)
     return Outcome(
-        seconds=times[-1] - started + rest * epoch_seconds,
+        seconds=ended[-1] - started + rest * epoch_seconds,
         images=train.samples * arguments.epochs,
         val_accuracy=max(accuracies),
         peak_memory_mb=peak_memory_mb,
@@ -277,7 +281,7 @@ def _recipe(arguments: argparse.Namespace) -> Outcome:
             "measured_epochs": len(epochs),
             "epochs_seconds": epochs,
             "epoch_seconds": epoch_seconds,
-            "setup_seconds": times[0] - started,
+            "setup_seconds": begun[0] - started,
             "val_accuracies": accuracies,
         },
     )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer import config, trials
+from trainer import config, stopping, trials
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, TrainerError
 from trainer.quiet_import import import_tensorflow
@@ -121,11 +121,12 @@ def _add_flag(command: argparse.ArgumentParser, field: dataclasses.Field[object]
 
 def _run_train(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments)
-    # TensorFlow takes seconds to import: not for --help or a mistyped flag.
-    import_tensorflow()
-    from trainer import run
+    with stopping.on_sigterm() as stop:
+        # TensorFlow takes seconds to import: not for --help or a mistyped flag.
+        import_tensorflow()
+        from trainer import run
 
-    published = run.train(settings)
+        published = run.train(settings, stop)
     measured = ", ".join(
         f"{split} accuracy {metrics.accuracy:.4f} ({metrics.correct} of {metrics.count})"
         for split, metrics in published.metrics.items()
@@ -160,10 +161,11 @@ def _run_tune(arguments: argparse.Namespace) -> None:
         dropouts=arguments.dropouts,
     )
     settings = _settings(arguments)
-    import_tensorflow()
-    from trainer import tune
+    with stopping.on_sigterm() as stop:
+        import_tensorflow()
+        from trainer import tune
 
-    tune.show(tune.tune(settings, grid))
+        tune.show(tune.tune(settings, grid, stop))
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 import keras
 import tensorflow as tf
 
-from trainer import backbones, extraction, pipeline
+from trainer import backbones, classifier, extraction, image_checks, pipeline
 from trainer.classifier import Classifier
 from trainer.config import TrainConfig
 from trainer.distribution import Devices, Forward
 from trainer.extraction import Extraction
-from trainer.fitting import Examples, Phase
-from trainer.images import Splits
+from trainer.fitting import Examples, Options, Phase
+from trainer.images import ImageSet, Splits
 from trainer.pipeline import ImageExamples
 from trainer.prefix_cache import PrefixCache
 from trainer.stopping import Stop
@@ -68,6 +68,21 @@ def plan(
     activations = {split: outputs[0] for split, outputs in stored.items()}
     made = _phases(config, network, devices, network.head, network.tuned, pooled, activations)
     return dataclasses.replace(made, extracted=frozen.images)
+
+
+def options(config: TrainConfig, train: ImageSet) -> Options:
+    """Return what is the same in all phases."""
+    class_count = len(train.classes)
+    balanced = config.class_weight == "balanced"
+    return Options(
+        loss=classifier.loss_function(config.class_mode, class_count),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        class_weights=image_checks.class_weights(train) if balanced else [1.0] * class_count,
+        loss_scaling=config.precision == "mixed_float16",
+        xla=config.xla,
+        checkpoint_seconds=config.checkpoint_seconds,
+    )
 
 
 def _phases(

@@ -24,17 +24,14 @@ from trainer import (
     gate,
     image_checks,
     phases,
-    pipeline,
+    plots,
     progress,
     report,
     retention,
     runs,
     signatures,
-    stopping,
     storage,
 )
-from trainer.bad_images import BadImage, bad_images_error, bad_images_json
-from trainer.classifier import Classifier, Loss
 from trainer.clock import Clock
 from trainer.config import TrainConfig
 from trainer.distribution import Devices, Forward
@@ -51,6 +48,7 @@ from trainer.publishing import ModelDirectory
 from trainer.report import Report
 from trainer.runs import RunDirectory
 from trainer.stopping import Stop
+from trainer.usable import UsableImages
 
 _log = logging.getLogger(__name__)
 
@@ -76,14 +74,16 @@ class _Run:
     stop: Stop
 
 
-def train(config: TrainConfig) -> Published:
+def train(config: TrainConfig, stop: Stop | None = None) -> Published:
     """Train on the images of `config.data` and publish MODEL_DIR/NAME/VERSION.
 
+    Args:
+      stop: how the run is asked to end; None: nobody asks.
     Raises:
       TrainerError: one of its family, before anything is published; what was complete stays in
         MODEL_DIR/NAME/.runs/RUN_ID and in the prefix cache, and the next start goes on from there.
     """
-    clock = Clock()
+    clock, stop = Clock(), stop or Stop()
     model_directory = ModelDirectory(config.model_dir, config.name)
     if config.run_id and (ended := _outcome(model_directory, config.run_id)):
         return ended
@@ -97,33 +97,38 @@ def train(config: TrainConfig) -> Published:
     # 2. The devices; the run's directory, which an earlier start may have begun.
     devices = distribution.connect(config, os.environ)
     with (
-        stopping.on_sigterm() as stop,
         distribution.naming_lost_worker(devices),
         _run_directory(config, model_directory, scan.splits, devices) as directory,
     ):
         run = _Run(config, config.image_size or backbone.native_size_px, devices, directory, clock, stop)
-        splits = _without(run, scan.bad, scan.splits)
+        images = UsableImages(config, devices, directory.path, scan)
 
         # 3. The network on every device; its frozen layers once per image.
         with clock.measure("network"), devices.strategy.scope():
             keras.utils.set_random_seed(config.seed)
             network = classifier.build(config, backbone, run.image_size_px, len(classes))
-        _log_start(run, splits)
-        splits, plan = _plan(run, network, splits, scan.bad)
+        _log_start(run, images.splits)
+        stop.check()
+        with clock.measure("frozen layers"):
+            plan = images.read(
+                lambda splits: phases.plan(config, network, splits, run.image_size_px, devices, run.stop)
+            )
+        _log_extraction(run, plan)
+        splits = images.splits
 
         # 4. The head, then perhaps the last layers; the best epoch's weights are kept.
-        loss = classifier.loss_function(config.class_mode, len(classes))
-        history = _fit(run, plan, loss, image_checks.class_weights(splits["train"]))
+        options = phases.options(config, splits["train"])
+        history = _fit(run, plan, options)
 
         # 5. Measured as it will be served; not published if it is not good enough.
         exported = classifier.for_serving(network.whole, config, backbone, run.image_size_px, len(classes))
         with clock.measure("evaluation"):
             logits = _logits(run, plan, exported, splits)
             metrics = {
-                split: evaluation.measure(one, plan.examples[split].labels, loss)
+                split: evaluation.measure(one, plan.examples[split].labels, options.loss)
                 for split, one in logits.items()
             }
-        _write_report(run, history, logits, splits, plan)
+        _write_report(run, history, logits, metrics, splits, plan)
         _pass_gate(run, metrics["validation"], model_directory, splits)
 
         # 6. The version, whole or not at all.
@@ -171,26 +176,6 @@ def _run_directory(
         directory.release()
 
 
-def _without(run: _Run, bad: Sequence[BadImage], splits: Splits) -> Splits:
-    """List the bad images in the run's directory, and return the others if that is what is wanted.
-
-    Args:
-      bad: all that are known, also those that are not in `splits` any more.
-    """
-    if not bad:
-        return splits
-    if run.devices.is_chief:
-        run.directory.write("bad_images.json", bad_images_json(bad))
-    if run.config.on_bad_image == "fail":
-        known = {path for image_set in splits.values() for path in image_set.paths}
-        raise bad_images_error(bad, len(known | {one.path for one in bad}))
-    _log.warning(
-        "%d images that cannot be used are left out: %s", len(bad), run.directory.path / "bad_images.json"
-    )
-    paths = {one.path for one in bad}
-    return {split: image_set.without(paths) for split, image_set in splits.items()}
-
-
 def _log_start(run: _Run, splits: Splits) -> None:
     if not run.devices.is_chief:
         return
@@ -209,33 +194,21 @@ def _log_start(run: _Run, splits: Splits) -> None:
         _log.warning("%s", warning)
 
 
-def _plan(run: _Run, network: Classifier, splits: Splits, bad: Sequence[BadImage]) -> tuple[Splits, Plan]:
-    """Run the frozen layers over every image; what cannot be decoded is left out if that is wanted."""
-    while True:
-        with run.clock.measure("frozen layers"):
-            try:
-                plan = phases.plan(run.config, network, splits, run.image_size_px, run.devices, run.stop)
-                break
-            except tf.errors.InvalidArgumentError:
-                undecodable = pipeline.undecodable(splits.values())
-                if not undecodable:
-                    raise
-        bad = [*bad, *undecodable]
-        splits = _without(run, bad, splits)
-    if plan.extracted and run.devices.is_chief:
-        seconds = run.clock.seconds["frozen layers"]
-        _log.info(
-            "frozen layers: %d images in %.1f s (%.0f images/s)",
-            plan.extracted,
-            seconds,
-            plan.extracted / seconds,
-        )
-    return splits, plan
+def _log_extraction(run: _Run, plan: Plan) -> None:
+    if not plan.extracted or not run.devices.is_chief:
+        return
+    seconds = run.clock.seconds["frozen layers"]
+    _log.info(
+        "frozen layers: %d images in %.1f s (%.0f images/s)",
+        plan.extracted,
+        seconds,
+        plan.extracted / seconds,
+    )
 
 
-def _fit(run: _Run, plan: Plan, loss: Loss, class_weights: Sequence[float]) -> list[Epoch]:
+def _fit(run: _Run, plan: Plan, options: Options) -> list[Epoch]:
     """Train phase after phase; keep history and best weights in the run's directory."""
-    config, devices = run.config, run.devices
+    devices = run.devices
     events = EventLog(run.directory.path / "tensorboard") if devices.is_chief else None
     epochs = {phase.name: phase.epochs for phase in plan.phases}
 
@@ -250,17 +223,7 @@ def _fit(run: _Run, plan: Plan, loss: Loss, class_weights: Sequence[float]) -> l
     images = sum(phase.epochs * len(phase.train.labels) for phase in plan.phases)
     with progress.bar("training", images) as advance:
         training = Training(
-            Options(
-                loss=loss,
-                batch_size=config.batch_size,
-                seed=config.seed,
-                class_weights=class_weights
-                if config.class_weight == "balanced"
-                else [1.0] * len(class_weights),
-                loss_scaling=config.precision == "mixed_float16",
-                xla=config.xla,
-                checkpoint_seconds=config.checkpoint_seconds,
-            ),
+            options,
             devices,
             run.directory.checkpoint,
             run.stop,
@@ -300,11 +263,16 @@ def _logits(run: _Run, plan: Plan, exported: keras.Model, splits: Splits) -> dic
 
 
 def _write_report(
-    run: _Run, history: Sequence[Epoch], logits: Mapping[str, np.ndarray], splits: Splits, plan: Plan
+    run: _Run,
+    history: Sequence[Epoch],
+    logits: Mapping[str, np.ndarray],
+    metrics: Mapping[str, Metrics],
+    splits: Splits,
+    plan: Plan,
 ) -> None:
     if not run.devices.is_chief:
         return
-    report.write_learning_curves(history, run.directory.path / "learning_curves.png")
+    plots.write_learning_curves(history, run.directory.path / "learning_curves.png")
     report.write(
         run.directory.path,
         Report(
@@ -325,6 +293,7 @@ def _write_report(
                     splits[split].paths,
                     np.array(splits[split].labels, np.int32),
                     tf.nn.softmax(classifier.logits_per_class(one)).numpy(),
+                    loss=metrics[split].loss,
                 )
                 for split, one in logits.items()
             ],

@@ -14,7 +14,6 @@ The search is itertools.product and not KerasTuner (1.4.8), which does not serve
 from __future__ import annotations
 
 import dataclasses
-import functools
 import gc
 import logging
 import math
@@ -28,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
@@ -41,22 +39,18 @@ from trainer import (
     classifier,
     distribution,
     doctor,
-    image_checks,
     phases,
-    pipeline,
     progress,
-    stopping,
     storage,
     trials,
 )
-from trainer.bad_images import BadImage, bad_images_error, bad_images_json
 from trainer.config import TrainConfig
 from trainer.distribution import Devices
 from trainer.errors import ConfigError, DivergedError, StoppedError
-from trainer.fitting import Epoch, Options, Phase, Training
-from trainer.images import Splits
+from trainer.fitting import Epoch, Training
 from trainer.stopping import Stop
 from trainer.trials import Grid, Trial
+from trainer.usable import UsableImages
 
 _log = logging.getLogger(__name__)
 
@@ -77,11 +71,13 @@ class Tuned:
     directory: Path
 
 
-def tune(config: TrainConfig, grid: Grid) -> Tuned:
+def tune(config: TrainConfig, grid: Grid, stop: Stop | None = None) -> Tuned:
     """Train a head with each combination of the grid, `config.epochs` long, and write their table.
 
     Each trial gives what `train` gives with its settings: the same initial weights, the same history.
 
+    Args:
+      stop: how the search is asked to end; None: nobody asks.
     Raises:
       ConfigError: with --fine-tune-from or --no-prefix-cache.
       DivergedError: all trials have; the table is written.
@@ -91,13 +87,12 @@ def tune(config: TrainConfig, grid: Grid) -> Tuned:
     scan = doctor.require(config)
     devices = distribution.connect(config, os.environ)
     directory = trials.directory(config.model_dir, config.name)
-    with stopping.on_sigterm() as stop, distribution.naming_lost_worker(devices):
+    with distribution.naming_lost_worker(devices):
         if devices.is_chief:
             with storage.explaining("The model directory cannot take the trials", directory):
                 directory.mkdir(parents=True, exist_ok=True)
-        images = _Images(config, devices, directory, scan.splits)
-        images.leave_out(scan.bad)
-        search = _Search(config, devices, stop, images)
+        images = UsableImages(config, devices, directory, scan)
+        search = _Search(config, devices, stop or Stop(), images)
         table = trials.ranked(search.run(grid))
         tuned = Tuned(config, table, directory)
         if devices.is_chief:
@@ -122,39 +117,10 @@ def _check(config: TrainConfig) -> None:
         )
 
 
-class _Images:
-    """The images of each split, but for those that cannot be used.
-
-    Attributes:
-      splits: those that are left.
-    """
-
-    def __init__(self, config: TrainConfig, devices: Devices, directory: Path, splits: Splits) -> None:
-        self.splits = splits
-        self._config = config
-        self._devices = devices
-        self._path = directory / "bad_images.json"
-        self._bad: list[BadImage] = []
-
-    def leave_out(self, bad: Sequence[BadImage]) -> None:
-        """List the bad images and go on without them, or refuse them, as --on-bad-image says."""
-        if not bad:
-            return
-        self._bad += bad
-        if self._devices.is_chief:
-            with storage.explaining("The list of bad images cannot be written", self._path):
-                storage.write_atomically(self._path, bad_images_json(self._bad))
-        if self._config.on_bad_image == "fail":
-            raise bad_images_error(bad, len(bad) + sum(map(len, self.splits.values())))
-        _log.warning("%d images that cannot be used are left out: %s", len(self._bad), self._path)
-        paths = {one.path for one in bad}
-        self.splits = {split: images.without(paths) for split, images in self.splits.items()}
-
-
 class _Search:
     """The stored features, and what all trials have in common."""
 
-    def __init__(self, config: TrainConfig, devices: Devices, stop: Stop, images: _Images) -> None:
+    def __init__(self, config: TrainConfig, devices: Devices, stop: Stop, images: UsableImages) -> None:
         """Have the features of all images stored, if they are not yet."""
         self._config = config
         self._devices = devices
@@ -165,21 +131,12 @@ class _Search:
         with devices.strategy.scope():
             keras.utils.set_random_seed(config.seed)
             network = classifier.build(config, backbone, image_size_px, self._class_count)
-        plan = functools.partial(
-            phases.plan, config, network, image_size_px=image_size_px, devices=devices, stop=stop
-        )
-        self._head = _stored(plan, images)
+        plan = images.read(lambda splits: phases.plan(config, network, splits, image_size_px, devices, stop))
+        self._head = plan.phases[0]
         self._random_state = _random_state_before_head(config, image_size_px)
-        class_weights = image_checks.class_weights(images.splits["train"])
-        self._options = Options(
-            loss=classifier.loss_function(config.class_mode, self._class_count),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            class_weights=class_weights if config.class_weight == "balanced" else [1.0] * self._class_count,
-            loss_scaling=config.precision == "mixed_float16",
-            xla=config.xla,
-            checkpoint_seconds=math.inf,  # a trial is not gone on with
-        )
+        # A trial is not gone on with.
+        unsaved = dataclasses.replace(config, checkpoint_seconds=math.inf)
+        self._options = phases.options(unsaved, images.splits["train"])
 
     def run(self, grid: Grid) -> list[Trial]:
         """Train all combinations, in order.
@@ -246,18 +203,6 @@ class _Search:
             )
             training.run(phase)
         return training.history
-
-
-def _stored(plan: Callable[..., phases.Plan], images: _Images) -> Phase:
-    """Return the head's phase on stored features; what cannot be decoded is left out if that is wanted."""
-    while True:
-        try:
-            return plan(splits=images.splits).phases[0]
-        except tf.errors.InvalidArgumentError:
-            bad = pipeline.undecodable(images.splits.values())
-            if not bad:
-                raise
-        images.leave_out(bad)
 
 
 def _random_state_before_head(config: TrainConfig, image_size_px: int) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import report, run
+from trainer import plots, report, run
 from trainer.errors import StorageError
 from trainer.evaluation import SplitResult
 from trainer.fitting import Epoch
@@ -266,8 +266,8 @@ def test_the_x_axis_goes_on_where_fine_tuning_begins(tmp_path: Path) -> None:
 
 def drawn_curve(history: Sequence[Epoch]) -> dict[str, list[float]]:
     """Return where the lines of the accuracy's plot stand on the x axis."""
-    axes = report.Figure().subplots()
-    report._draw_curve(axes, history, "accuracy", report._LIGHT)
+    axes = plots.Figure().subplots()
+    plots._draw_curve(axes, history, "accuracy", plots._LIGHT)
     return {str(line.get_label()): [float(x) for x in line.get_xdata()] for line in axes.get_lines()}  # type: ignore[union-attr]
 
 
