@@ -403,6 +403,7 @@ def _settings(arguments: argparse.Namespace) -> Any:
         image_size=arguments.image_size,
         epochs=arguments.epochs,
         learning_rate=LEARNING_RATE,
+        resize_filter="nearest",  # as the recipe's generator resizes
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serving_client.errors import ServerError
-from serving_client.preprocessing import MODES, InputSpec
+from serving_client.preprocessing import MODES, RESIZE_FILTERS, InputSpec
 
 SCHEMA_VERSION = 1
 
@@ -46,10 +46,8 @@ def parse(text: bytes) -> ModelCard:
                 f"{SCHEMA_VERSION}. Install the client that belongs to the trainer."
             )
         spec = raw["input"]
-        if spec["preprocessing"] not in MODES or (spec["channels"], spec["resize_filter"]) != (
-            "RGB",
-            "bilinear",
-        ):
+        known = spec["preprocessing"] in MODES and spec["resize_filter"] in RESIZE_FILTERS
+        if not known or spec["channels"] != "RGB":
             raise ServerError(
                 f"The model card asks for an input that this client cannot make: {spec}. "
                 "Install the client that belongs to the trainer."
@@ -58,7 +56,9 @@ def parse(text: bytes) -> ModelCard:
             name=raw["name"],
             version=int(raw["version"]),
             labels=tuple(raw["labels"]),
-            input=InputSpec(int(spec["height_px"]), int(spec["width_px"]), spec["preprocessing"]),
+            input=InputSpec(
+                int(spec["height_px"]), int(spec["width_px"]), spec["preprocessing"], spec["resize_filter"]
+            ),
             raw=raw,
         )
     except (ValueError, KeyError, TypeError) as error:

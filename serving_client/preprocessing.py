@@ -22,6 +22,7 @@ ImageInput = Union[str, "os.PathLike[str]", bytes, Image.Image, "npt.NDArray[np.
 """A path, encoded bytes, a PIL image, or an RGB array uint8 (H, W, 3)."""
 
 MODES = ("tf", "torch", "caffe", "none")
+RESIZE_FILTERS = ("bilinear", "nearest")
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF")
 
 # float32, as Keras computes: in float64 the results would be one rounding away from its own.
@@ -32,11 +33,15 @@ _CAFFE_MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
-    """What a model takes: float32 (N, height_px, width_px, 3), preprocessed in `mode`."""
+    """What a model takes: float32 (N, height_px, width_px, 3), preprocessed in `mode`.
+
+    `resize_filter` brings an image to that size: one of RESIZE_FILTERS.
+    """
 
     height_px: int
     width_px: int
     mode: str
+    resize_filter: str = "bilinear"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -82,7 +87,8 @@ def preprocess(image: ImageInput, spec: InputSpec) -> npt.NDArray[np.float32]:
     Raises:
       ImageError: it cannot be read or decoded.
     """
-    return preprocess_input(resize(decode(image), spec.height_px, spec.width_px), spec.mode)
+    levels = resize(decode(image), spec.height_px, spec.width_px, spec.resize_filter)
+    return preprocess_input(levels, spec.mode)
 
 
 def decode(image: ImageInput) -> Image.Image:
@@ -190,21 +196,37 @@ def named(image: ImageInput) -> str:
     return "image bytes" if isinstance(image, bytes) else f"{type(image).__name__}"
 
 
-def resize(image: Image.Image, height_px: int, width_px: int) -> npt.NDArray[np.float32]:
-    """Resize as `tf.image.resize(..., "bilinear", antialias=True)` does, without rounding.
+def resize(
+    image: Image.Image, height_px: int, width_px: int, resize_filter: str = "bilinear"
+) -> npt.NDArray[np.float32]:
+    """Resize as `tf.image.resize` does with the filter's name, antialiased if it is "bilinear".
 
     Pillow rounds to whole levels when it resizes RGB, and one level can flip a label: each channel is
     resized as float (mode "F") instead.
 
     Args:
       image: mode RGB.
+      resize_filter: one of RESIZE_FILTERS.
     Returns:
       float32 (height_px, width_px, 3), levels from 0 to 255.
     """
     if image.size == (width_px, height_px):
         return np.asarray(image, dtype=np.float32)
+    if resize_filter == "nearest":
+        rows, columns = _nearest(image.height, height_px), _nearest(image.width, width_px)
+        return np.asarray(image)[rows[:, np.newaxis], columns].astype(np.float32)
     resized = np.empty((height_px, width_px, 3), np.float32)
     for channel, band in enumerate(image.split()):
         levels = band.convert("F").resize((width_px, height_px), Image.Resampling.BILINEAR)
         resized[..., channel] = np.asarray(levels)
     return resized
+
+
+def _nearest(size_px: int, resized_px: int) -> npt.NDArray[np.intp]:
+    """Return which pixel of a side becomes which; Pillow computes in double, and differs at ties.
+
+    Source: HalfPixelScalerForNN in tensorflow/core/util/image_resizer_state.h, in float32.
+    """
+    scale = np.float32(size_px) / np.float32(resized_px)
+    centres = (np.arange(resized_px, dtype=np.float32) + np.float32(0.5)) * scale
+    return np.minimum(np.floor(centres).astype(np.intp), size_px - 1)

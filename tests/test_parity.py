@@ -88,6 +88,22 @@ def test_resizing_agrees_from_any_size(size: tuple[int, int]) -> None:
     np.testing.assert_allclose(client, graph, rtol=0, atol=0.01)
 
 
+@pytest.mark.parametrize("size_px", [8, 95, 96, 150, 299])
+def test_nearest_takes_the_very_same_pixels(size_px: int) -> None:
+    """Of every height and width up to 700 pixels: at ties a rounding decides which pixel it is."""
+    for start in range(1, 700, 37):
+        column = np.arange(start, dtype=np.uint8)[:, np.newaxis].repeat(3, 1)
+        picture = encode("PNG", Image.fromarray(np.stack([column, column[::-1]], axis=1)))
+        graph = pipeline.decode_and_resize(tf.constant(picture), size_px, "nearest").numpy()
+        client = preprocessing.resize(preprocessing.decode(picture), size_px, size_px, "nearest")
+        np.testing.assert_array_equal(client, graph)
+    for size in ((1, 1), (1, 50), (3, 2), (2000, 30), (640, 480), (4000, 3000)):
+        picture = encode("PNG", photograph(*size))
+        graph = pipeline.decode_and_resize(tf.constant(picture), size_px, "nearest").numpy()
+        client = preprocessing.resize(preprocessing.decode(picture), size_px, size_px, "nearest")
+        np.testing.assert_array_equal(client, graph)
+
+
 @pytest.mark.parametrize("name", backbones.names())
 def test_preprocess_input_in_numpy_equals_keras_on_all_levels(name: str) -> None:
     levels = np.stack(np.meshgrid(np.arange(256), np.arange(256)), -1)

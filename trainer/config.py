@@ -28,6 +28,7 @@ ClassWeight = Literal["none", "balanced"]
 BadImages = Literal["fail", "skip"]
 CacheDtype = Literal["float16", "float32"]
 DistributionName = Literal["auto", "one", "mirrored", "multi-worker"]
+ResizeFilter = Literal["bilinear", "nearest"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 
 
@@ -53,6 +54,11 @@ class TrainConfig:
     )
     image_size: int | None = _setting(
         "height and width in pixels to which images are resized; left out: the backbone's own size", None
+    )
+    resize_filter: ResizeFilter = _setting(
+        "how images are made smaller: bilinear averages over what a pixel covers, nearest takes one pixel of "
+        "it (rougher and quicker; small images of photographs were classified better)",
+        "bilinear",
     )
     validation_split: float | None = _setting(
         "share of each class held out for validation, between 0 and 1; for a single tree only", None

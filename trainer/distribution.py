@@ -57,7 +57,7 @@ class Devices:
         _, stop = _part(len(rows), first + self.local_replicas - 1, self.replicas)
         return rows[start:stop]
 
-    def deal(self, rows: Rows) -> tf.distribute.DistributedValues:
+    def deal(self, rows: Rows) -> tf.distribute.DistributedValues | tf.Tensor:
         """Deal this worker's part to its replicas: equal parts in order, the first ones a row more.
 
         `experimental_distribute_dataset` takes 0.1 s to set up for each pass, longer than an epoch on
@@ -69,6 +69,8 @@ class Devices:
             start, stop = _part(len(rows), replica, self.local_replicas)
             return tf.convert_to_tensor(rows[start:stop])
 
+        if self.local_replicas == 1:
+            return tf.convert_to_tensor(rows)  # the same, sooner
         return self.strategy.experimental_distribute_values_from_function(part)
 
     def sum(self, values: np.ndarray) -> np.ndarray:
@@ -219,23 +221,39 @@ class Forward:
     Nothing is exchanged with other workers.
     """
 
-    def __init__(self, model: keras.Model, devices: Devices, *, xla: bool = False) -> None:
+    def __init__(
+        self, model: keras.Model, devices: Devices, *, xla: bool = False, constant: bool = False
+    ) -> None:
+        """Set up.
+
+        Args:
+          xla: compile with XLA.
+          constant: the weights become constants of the graph, which does not see them change any more. On
+            CPUs TensorFlow then folds BatchNormalization into the convolutions, which is a sixth faster.
+        """
         self.model = model
         self._devices = devices
         (input_tensor,) = model.inputs
+        trainable = [variable.numpy() for variable in model.trainable_variables] if constant else []
+        others = [variable.numpy() for variable in model.non_trainable_variables] if constant else []
         spec = tf.TensorSpec(input_tensor.shape, input_tensor.dtype)
 
         # One trace for every batch size: tracing a large network takes seconds.
-        @tf.function(input_signature=[spec], jit_compile=xla)  # type: ignore[untyped-decorator]
+        @tf.function(input_signature=[spec], jit_compile=xla, autograph=False)  # type: ignore[untyped-decorator]
         def on_replica(inputs: tf.Tensor) -> list[tf.Tensor]:
-            outputs = tf.nest.flatten(model(inputs, training=False))
-            return [tf.cast(output, tf.float32) for output in outputs]
+            if constant:
+                values = [[tf.constant(one) for one in group] for group in (trainable, others)]
+                outputs, _ = model.stateless_call(*values, inputs, training=False)
+            else:
+                outputs = model(inputs, training=False)
+            return [tf.cast(output, tf.float32) for output in tf.nest.flatten(outputs)]
 
         self._on_replicas = tf.function(
             lambda inputs: devices.strategy.run(
                 lambda part: on_replica(tf.cast(part, spec.dtype)), args=(inputs,)
             ),
             reduce_retracing=True,
+            autograph=False,
         )
 
     def stream(self, batches: Iterable[Rows]) -> Iterator[tuple[np.ndarray, ...]]:

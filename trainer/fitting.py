@@ -27,7 +27,7 @@ from trainer.errors import DivergedError
 from trainer.stopping import Stop, raise_stopped
 
 Batches = Iterable[tuple[Rows, Rows]]
-TrainStep = Callable[[tuple[tf.Tensor, tf.Tensor, tf.Tensor]], list[tf.Tensor]]
+TrainStep = Callable[[tuple[tf.Tensor, tf.Tensor, tf.Tensor]], tf.Tensor]
 
 
 class Examples(Protocol):
@@ -262,8 +262,7 @@ class _Loop:
             none = (inputs[:0], labels[:0])
             deal = self._devices.deal
             stopping = deal(np.full(self._devices.local_replicas, stop.requested, np.float32))
-            result = self._train_step((deal(inputs), deal(labels), stopping))
-            *sums, stopped = (float(value) for value in result)
+            *sums, stopped = map(float, self._train_step((deal(inputs), deal(labels), stopping)).numpy())
             self._sums += sums
             self.step += 1
             yield int(sums[2]), stopped > 0
@@ -326,7 +325,7 @@ def _train_step(
     model, strategy = phase.model, devices.strategy
     class_weights = tf.constant(options.class_weights, tf.float32)
 
-    @tf.function(jit_compile=options.xla, reduce_retracing=True)  # type: ignore[untyped-decorator]
+    @tf.function(jit_compile=options.xla, reduce_retracing=True, autograph=False)  # type: ignore[untyped-decorator]
     def gradients(
         inputs: tf.Tensor, labels: tf.Tensor, global_count: tf.Tensor, loss_scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
@@ -338,21 +337,19 @@ def _train_step(
         correct = tf.reduce_sum(tf.cast(top_class(logits) == labels, tf.float32))
         return tape.gradient(scaled, [v.value for v in phase.variables]), tf.reduce_sum(losses), correct
 
-    def on_replica(
-        inputs: tf.Tensor, labels: tf.Tensor, stopping: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    def on_replica(inputs: tf.Tensor, labels: tf.Tensor, stopping: tf.Tensor) -> tf.Tensor:
         count = tf.cast(tf.shape(labels)[0], tf.float32)
         # The mean over all replicas' examples; a replica that got none of a last batch adds zero.
         global_count = tf.distribute.get_replica_context().all_reduce("SUM", count)
         loss_scale = optimizer.scale_loss(tf.constant(1.0))
         changes, loss_sum, correct = gradients(inputs, labels, global_count, loss_scale)
         optimizer.apply(changes, phase.variables)
-        return loss_sum, correct, count, tf.reduce_sum(stopping)
+        return tf.stack([loss_sum, correct, count, tf.reduce_sum(stopping)])
 
-    def step(batch: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> list[tf.Tensor]:
-        return [strategy.reduce("SUM", value, axis=None) for value in strategy.run(on_replica, args=batch)]
+    def step(batch: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        return strategy.reduce("SUM", strategy.run(on_replica, args=batch), axis=None)
 
-    compiled: TrainStep = tf.function(step, reduce_retracing=True)
+    compiled: TrainStep = tf.function(step, reduce_retracing=True, autograph=False)
     return compiled
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.backbones import Backbone
+from trainer.config import ResizeFilter
 
 SCHEMA_VERSION = 1
 FILE_NAME = "model_card.json"
@@ -29,6 +30,7 @@ class ModelCard:
       data: fingerprint and image counts of each split; empty for a pre-trained network.
       metrics: figures of the exported weights on each split that was evaluated.
       config: the resolved settings of the run.
+      resize_filter: how images are brought to that size.
       run_id: of the run that made it; empty for a pre-trained network.
     """
 
@@ -41,6 +43,7 @@ class ModelCard:
     metrics: Mapping[str, Any]
     config: Mapping[str, Any]
     run_id: str = ""
+    resize_filter: ResizeFilter = "bilinear"
 
     def to_json(self, version: int) -> str:
         """Return the card of this version; `serving_client.card` reads it."""
@@ -55,7 +58,7 @@ class ModelCard:
                 "width_px": self.image_size_px,
                 "channels": "RGB",
                 "preprocessing": self.backbone.mode,
-                "resize_filter": "bilinear",
+                "resize_filter": self.resize_filter,
             },
             "backbone": {"name": self.backbone.name, "weights": self.weights},
             "data": self.data,

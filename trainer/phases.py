@@ -52,14 +52,15 @@ def plan(
             image_size_px,
             views=1 + (config.augment_views if split == "train" else 0),
             seed=config.seed,
+            resize_filter=config.resize_filter,
         )
         for split, image_set in splits.items()
     }
     if not config.prefix_cache:
         pipeline.read_once(pictures.values())
         return _phases(config, network, devices, network.whole, network.whole, pictures, pictures)
-    forward = Forward(network.frozen, devices, xla=config.xla)
     on_cpu = not tf.config.list_physical_devices("GPU") or config.cpu_replicas is not None
+    forward = Forward(network.frozen, devices, xla=config.xla, constant=on_cpu)
     batch_size = None if on_cpu else config.batch_size * devices.local_replicas
     frozen = Extraction(forward, devices, batch_size, stop)
     caches = _Caches(config, network.frozen, image_size_px)
@@ -129,7 +130,7 @@ class _Caches:
             "backbone": config.backbone.lower(),
             "weights": extraction.weights_fingerprint(frozen),
             "image_size_px": image_size_px,
-            "resize": pipeline.RESIZE,
+            "resize_filter": config.resize_filter,
             "precision": config.precision,
         }
         names = [config.fine_tune_from, "pooled"] if config.fine_tune_from else ["pooled"]

@@ -13,22 +13,24 @@ import tensorflow as tf
 from trainer import augmentation, backbones, progress
 from trainer.backbones import Backbone
 from trainer.bad_images import BadImage, bad_images_error
+from trainer.config import ResizeFilter
 from trainer.images import ImageSet
 
-RESIZE = "bilinear, antialiased, not rounded; exact inverse DCT"
-"""What `decode_and_resize` does: part of what decides the content of the prefix cache."""
 
-
-def decode_and_resize(encoded: tf.Tensor, image_size_px: int) -> tf.Tensor:
+def decode_and_resize(
+    encoded: tf.Tensor, image_size_px: int, resize_filter: ResizeFilter = "bilinear"
+) -> tf.Tensor:
     """Turn one encoded image into levels at the model's size.
 
     Pillow's decoder and its BILINEAR filter on each channel as float agree with these operations to
-    0.01 level; `serving_client.preprocessing` is that other half, and tests/test_parity.py holds
+    0.01 level, with "nearest" they are the same; `serving_client.preprocessing` is that other half, and
+    tests/test_parity.py holds
     the two together. TensorFlow's own defaults (a faster inverse DCT, resizing without antialiasing)
     are 4 and 133 levels off.
 
     Args:
       encoded: string scalar, the bytes of a JPEG, PNG, BMP or GIF (its first frame).
+      resize_filter: "bilinear" is antialiased.
     Returns:
       float32 (image_size_px, image_size_px, 3), RGB, levels from 0 to 255, not rounded.
     """
@@ -40,8 +42,9 @@ def decode_and_resize(encoded: tf.Tensor, image_size_px: int) -> tf.Tensor:
         lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
     )
     levels.set_shape((None, None, 3))
-    resized = tf.image.resize(levels, (image_size_px, image_size_px), "bilinear", antialias=True)
-    return tf.ensure_shape(resized, (image_size_px, image_size_px, 3))
+    smooth = resize_filter == "bilinear"
+    resized = tf.image.resize(levels, (image_size_px, image_size_px), resize_filter, antialias=smooth)
+    return tf.ensure_shape(tf.cast(resized, tf.float32), (image_size_px, image_size_px, 3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,7 @@ class ImageExamples:
     image_size_px: int
     views: int = 1
     seed: int = 0
+    resize_filter: ResizeFilter = "bilinear"
 
     @property
     def labels(self) -> np.ndarray:
@@ -88,7 +92,7 @@ class ImageExamples:
     def _read(
         self, path: tf.Tensor, label: tf.Tensor, view: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        levels = decode_and_resize(tf.io.read_file(path), self.image_size_px)
+        levels = decode_and_resize(tf.io.read_file(path), self.image_size_px, self.resize_filter)
         if self.views > 1:
             levels = tf.cond(view > 0, lambda: augmentation.augment(levels, seed), lambda: levels)
         return levels, label

@@ -143,6 +143,7 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Published:
                 metrics={split: dataclasses.asdict(measured) for split, measured in metrics.items()},
                 config=dataclasses.asdict(config),
                 run_id=directory.run_id,
+                resize_filter=config.resize_filter,
             )
             version = _publish(run, model_directory, card, exported)
         return Published(model_directory.path / str(version), metrics, directory.path)
@@ -252,7 +253,9 @@ def _logits(run: _Run, plan: Plan, exported: keras.Model, splits: Splits) -> dic
         forward = Forward(exported, run.devices)
         backbone = backbones.find(run.config.backbone)
         examples = {
-            split: ImageExamples(image_set, backbone, run.image_size_px)
+            split: ImageExamples(
+                image_set, backbone, run.image_size_px, resize_filter=run.config.resize_filter
+            )
             for split, image_set in splits.items()
         }
     return {
@@ -343,7 +346,10 @@ def _publish(run: _Run, model_directory: ModelDirectory, card: ModelCard, export
         return int(run.devices.from_chief(""))
     run.stop.check()
     version = model_directory.publish(
-        card, lambda path, text: signatures.save(path, exported, card.backbone, card.image_size_px, text)
+        card,
+        lambda path, text: signatures.save(
+            path, exported, card.backbone, card.image_size_px, text, card.resize_filter
+        ),
     )
     run.directory.end({"version": version, "metrics": card.metrics})
     if run.config.keep_versions:

@@ -10,9 +10,17 @@ import tensorflow as tf
 from trainer import backbones, pipeline
 from trainer.backbones import Backbone
 from trainer.classifier import logits_per_class
+from trainer.config import ResizeFilter
 
 
-def save(directory: Path, network: keras.Model, backbone: Backbone, image_size_px: int, card: str) -> None:
+def save(
+    directory: Path,
+    network: keras.Model,
+    backbone: Backbone,
+    image_size_px: int,
+    card: str,
+    resize_filter: ResizeFilter = "bilinear",
+) -> None:
     """Write a SavedModel with the signatures `serving_default`, `encoded_images` and `describe`.
 
     ExportArchive tracks the network's variables; a plain tf.Module around a Keras 3 model loads in
@@ -21,6 +29,7 @@ def save(directory: Path, network: keras.Model, backbone: Backbone, image_size_p
     Args:
       network: float32 (N, H, W, 3) preprocessed → float32 (N, K) logits, or (N, 1) if binary.
       card: the model card as JSON.
+      resize_filter: of `encoded_images`.
     """
 
     image_spec = tf.TensorSpec((None, image_size_px, image_size_px, 3), tf.float32, name="images")
@@ -36,7 +45,7 @@ def save(directory: Path, network: keras.Model, backbone: Backbone, image_size_p
 
     def encoded_images(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
         levels = tf.map_fn(
-            lambda one: pipeline.decode_and_resize(one, image_size_px),
+            lambda one: pipeline.decode_and_resize(one, image_size_px, resize_filter),
             tf.ensure_shape(encoded, (None,)),
             fn_output_signature=tf.TensorSpec((image_size_px, image_size_px, 3), tf.float32),
         )

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from trainer import run
+from trainer import classifier, evaluation, run
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError, NotGoodEnoughError
 from trainer.exported import ExportedVersion
@@ -252,6 +252,23 @@ def test_old_versions_go_but_not_one_that_a_label_names(tmp_path: Path, settings
     for _ in range(4):
         run.train(config)
     assert sorted(path.name for path in (tmp_path / "tiny").glob("[0-9]*")) == ["1", "3", "4"]
+
+
+def test_the_resize_filter_goes_the_whole_way(tmp_path: Path, settings: dict[str, object]) -> None:
+    """Into training, cache, card and graph: the exported version answers as training measured."""
+    changes = {"resize_filter": "nearest", "model_dir": tmp_path, "epochs": 3}
+    published = run.train(TrainConfig(**{**settings, **changes}))
+    exported = ExportedVersion.open(published.path)
+    assert exported.card["input"]["resize_filter"] == "nearest"
+    paths = sorted(Path(str(settings["data"])).glob("validation/*/*"))
+    logits, _ = exported.answer(paths)
+    labels = np.array([exported.labels.index(path.parent.name) for path in paths], np.int32)
+    loss = classifier.loss_function("categorical", 6)
+    assert evaluation.measure(logits, labels, loss).loss == pytest.approx(
+        published.metrics["validation"].loss, rel=1e-4
+    )
+    run.train(TrainConfig(**{**settings, **changes, "resize_filter": "bilinear"}))
+    assert len(list((tmp_path / ".prefix_cache").iterdir())) == 2
 
 
 @pytest.fixture
