@@ -229,4 +229,5 @@ def _nearest(size_px: int, resized_px: int) -> npt.NDArray[np.intp]:
     """
     scale = np.float32(size_px) / np.float32(resized_px)
     centres = (np.arange(resized_px, dtype=np.float32) + np.float32(0.5)) * scale
-    return np.minimum(np.floor(centres).astype(np.intp), size_px - 1)
+    pixels: npt.NDArray[np.intp] = np.minimum(np.floor(centres).astype(np.intp), size_px - 1)
+    return pixels

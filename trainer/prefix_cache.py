@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 import secrets
@@ -126,8 +127,10 @@ class PrefixCache:
         name = secrets.token_hex(8)  # other processes may be writing at the same time
         index = json.dumps({"keys": list(keys), "crc32": zlib.crc32(np.ascontiguousarray(stored).data)})
         with storage.explaining("The prefix cache cannot take a shard", self.directory):
+            array = io.BytesIO()  # into a file, NumPy would not say why it cannot be written
+            np.save(array, stored, allow_pickle=False)
             storage.write_atomically(
-                self.directory / f"{name}.npy", lambda file: np.save(file, stored, allow_pickle=False)
+                self.directory / f"{name}.npy", lambda file: file.write(array.getbuffer())
             )
             storage.write_atomically(self.directory / f"{name}.json", index)
 

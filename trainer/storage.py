@@ -37,7 +37,7 @@ def explaining(what: str, path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_atomically(path: Path, content: str | Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, content: str | Callable[[BinaryIO], object]) -> None:
     """Replace a file so that a reader, or a crash, finds either the old content or the new.
 
     Args:
