@@ -54,7 +54,7 @@ def bad_images_json(bad: Iterable[BadImage]) -> str:
 def inspect(path: Path) -> tuple[str, BadImage | None]:
     """Return the SHA-256 (hex) of a file's bytes and, if it cannot be used, why.
 
-    That a picture decodes to its end shows only when it is decoded (pipeline.naming_unreadable).
+    That a picture decodes to its end shows only when it is decoded (pipeline.undecodable).
     """
     try:
         data = path.read_bytes()

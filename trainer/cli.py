@@ -163,9 +163,10 @@ def _run_tune(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments)
     with stopping.on_sigterm() as stop:
         import_tensorflow()
-        from trainer import tune
+        from trainer import trials_report, tune
 
-        tune.show(tune.tune(settings, grid, stop))
+        found = tune.tune(settings, grid, stop)
+        trials_report.show(found.directory, found.config, found.trials)
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from trainer.fitting import Epoch
+from trainer.loop import Epoch
 
 
 class EventLog:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from trainer.errors import NotGoodEnoughError
+import numpy as np
+
+from trainer import classifier, evaluation
+from trainer.errors import DataError, NotGoodEnoughError
 from trainer.evaluation import Metrics
+from trainer.exported import ExportedVersion
+from trainer.images import ImageSet
+from trainer.publishing import ModelDirectory
 
 
 def check(candidate: Metrics, min_accuracy: float | None, newest: tuple[int, Metrics] | None) -> None:
@@ -26,6 +32,25 @@ def check(candidate: Metrics, min_accuracy: float | None, newest: tuple[int, Met
             f"Not published: --must-beat-serving asks for more than version {newest[0]}, with "
             f"{_in_words(newest[1])} of the same images. {came} Version {newest[0]} stays."
         )
+
+
+def newest(model_directory: ModelDirectory, validation: ImageSet) -> tuple[int, Metrics] | None:
+    """Return the newest published version and its metrics on the validation images as they are now.
+
+    Raises:
+      DataError: it has other classes.
+    """
+    if not (versions := model_directory.versions()):
+        return None
+    exported = ExportedVersion.open(model_directory.path / str(versions[-1]))
+    if exported.labels != validation.classes:
+        raise DataError(
+            f"--must-beat-serving compares models with the same classes. Received: {validation.classes}, "
+            f"while version {versions[-1]} has {exported.labels}. Leave the flag out, or give another --name."
+        )
+    logits, _ = exported.answer(validation.paths)
+    loss = classifier.loss_function("categorical", len(validation.classes))
+    return versions[-1], evaluation.measure(logits, np.array(validation.labels, np.int32), loss)
 
 
 def _order(metrics: Metrics) -> tuple[int, float]:

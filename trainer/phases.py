@@ -13,8 +13,8 @@ from trainer.classifier import Classifier
 from trainer.config import TrainConfig
 from trainer.distribution import Devices, Forward
 from trainer.extraction import Extraction
-from trainer.fitting import Examples, Options, Phase
 from trainer.images import ImageSet, Splits
+from trainer.loop import Examples, Options, Phase
 from trainer.pipeline import ImageExamples
 from trainer.prefix_cache import PrefixCache
 from trainer.stopping import Stop
@@ -82,7 +82,6 @@ def options(config: TrainConfig, train: ImageSet) -> Options:
         class_weights=image_checks.class_weights(train) if balanced else [1.0] * class_count,
         loss_scaling=config.precision == "mixed_float16",
         xla=config.xla,
-        checkpoint_seconds=config.checkpoint_seconds,
     )
 
 

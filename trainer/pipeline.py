@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
 
 from trainer import augmentation, backbones, progress
 from trainer.backbones import Backbone
-from trainer.bad_images import BadImage, bad_images_error
+from trainer.bad_images import BadImage
 from trainer.config import ResizeFilter
 from trainer.images import ImageSet
 
@@ -24,9 +23,8 @@ def decode_and_resize(
 
     Pillow's decoder and its BILINEAR filter on each channel as float agree with these operations to
     0.01 level, with "nearest" they are the same; `serving_client.preprocessing` is that other half, and
-    tests/test_parity.py holds
-    the two together. TensorFlow's own defaults (a faster inverse DCT, resizing without antialiasing)
-    are 4 and 133 levels off.
+    tests/test_parity.py holds the two together. TensorFlow's own defaults (a faster inverse DCT,
+    resizing without antialiasing) are 4 and 133 levels off.
 
     Args:
       encoded: string scalar, the bytes of a JPEG, PNG, BMP or GIF (its first frame).
@@ -115,18 +113,6 @@ def undecodable(image_sets: Iterable[ImageSet]) -> list[BadImage]:
     with ThreadPoolExecutor() as pool:
         reasons = pool.map(_decode_failure, map(str, paths))
         return [BadImage(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason]
-
-
-@contextmanager
-def naming_unreadable(*image_sets: ImageSet) -> Iterator[None]:
-    """Turn a decoder's failure inside the block into a DataError that names every file it refuses."""
-    try:
-        yield
-    except tf.errors.InvalidArgumentError as error:
-        bad = undecodable(image_sets)
-        if not bad:
-            raise
-        raise bad_images_error(bad, sum(map(len, image_sets))) from error
 
 
 def _decode_failure(path: str) -> str | None:

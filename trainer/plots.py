@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 
 from trainer import evaluation
 from trainer.evaluation import SplitResult
-from trainer.fitting import Epoch
+from trainer.loop import Epoch
 
 _PLOT_DPI = 144  # 1.5 pixels for each of CSS, so that screens of phones have enough of them
 _CSS_DPI = 96

@@ -18,7 +18,7 @@ from PIL import Image
 
 from trainer import evaluation, plots, storage
 from trainer.evaluation import Mistake, SplitResult
-from trainer.fitting import Epoch
+from trainer.loop import Epoch
 from trainer.plots import Plot
 
 HTML_NAME = "report.html"

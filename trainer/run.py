@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from trainer import (
@@ -19,14 +18,13 @@ from trainer import (
     classifier,
     distribution,
     doctor,
-    evaluation,
-    fitting,
     gate,
     image_checks,
     phases,
     plots,
     progress,
     report,
+    results,
     retention,
     runs,
     signatures,
@@ -34,18 +32,18 @@ from trainer import (
 )
 from trainer.clock import Clock
 from trainer.config import TrainConfig
-from trainer.distribution import Devices, Forward
-from trainer.errors import DataError, NotGoodEnoughError
-from trainer.evaluation import Metrics, SplitResult
+from trainer.distribution import Devices
+from trainer.errors import NotGoodEnoughError
+from trainer.evaluation import Metrics
 from trainer.event_log import EventLog
-from trainer.exported import ExportedVersion
-from trainer.fitting import Epoch, Options, Training
+from trainer.fitting import Training
 from trainer.images import Splits
+from trainer.loop import Epoch, Loop, Options
 from trainer.model_card import ModelCard
 from trainer.phases import Plan
-from trainer.pipeline import ImageExamples
 from trainer.publishing import ModelDirectory
 from trainer.report import Report
+from trainer.results import Measured
 from trainer.runs import RunDirectory
 from trainer.stopping import Stop
 from trainer.usable import UsableImages
@@ -123,12 +121,9 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Published:
         # 5. Measured as it will be served; not published if it is not good enough.
         exported = classifier.for_serving(network.whole, config, backbone, run.image_size_px, len(classes))
         with clock.measure("evaluation"):
-            logits = _logits(run, plan, exported, splits)
-            metrics = {
-                split: evaluation.measure(one, plan.examples[split].labels, options.loss)
-                for split, one in logits.items()
-            }
-        _write_report(run, history, logits, metrics, splits, plan)
+            measured = results.measure(config, plan, exported, splits, run.image_size_px, devices)
+        metrics = {split: one.metrics for split, one in measured.items()}
+        _write_report(run, history, measured, splits, plan)
         _pass_gate(run, metrics["validation"], model_directory, splits)
 
         # 6. The version, whole or not at all.
@@ -140,7 +135,7 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Published:
                 backbone=backbone,
                 weights=Path(config.weights).name,
                 data={split: image_set.summary() for split, image_set in splits.items()},
-                metrics={split: dataclasses.asdict(measured) for split, measured in metrics.items()},
+                metrics={split: dataclasses.asdict(one) for split, one in metrics.items()},
                 config=dataclasses.asdict(config),
                 run_id=directory.run_id,
                 resize_filter=config.resize_filter,
@@ -224,52 +219,26 @@ def _fit(run: _Run, plan: Plan, options: Options) -> list[Epoch]:
     images = sum(phase.epochs * len(phase.train.labels) for phase in plan.phases)
     with progress.bar("training", images) as advance:
         training = Training(
-            options,
             devices,
             run.directory.checkpoint,
             run.stop,
+            checkpoint_seconds=run.config.checkpoint_seconds,
             on_epoch=on_epoch,
             on_images=advance,
         )
         for phase in plan.phases:
             with run.clock.measure(phase.name):
-                training.run(phase)
+                training.run(Loop(phase, options, devices))
     if devices.is_chief:
         with storage.explaining("The run's files cannot be written", run.directory.path):
             plan.phases[-1].model.save_weights(run.directory.path / "best.weights.h5")
     return training.history
 
 
-def _logits(run: _Run, plan: Plan, exported: keras.Model, splits: Splits) -> dict[str, np.ndarray]:
-    """Return the logits of what is exported for the splits that it is judged by.
-
-    In float32 the last phase's model gives them from the stored activations; otherwise the exported
-    network, which computes in float32, looks at the images.
-    """
-    batch_size = run.config.batch_size * run.devices.local_replicas
-    examples: dict[str, fitting.Examples] = dict(plan.examples)
-    forward = Forward(plan.phases[-1].model, run.devices)
-    if run.config.precision != "float32":
-        forward = Forward(exported, run.devices)
-        backbone = backbones.find(run.config.backbone)
-        examples = {
-            split: ImageExamples(
-                image_set, backbone, run.image_size_px, resize_filter=run.config.resize_filter
-            )
-            for split, image_set in splits.items()
-        }
-    return {
-        split: fitting.logits_of(forward, examples[split], batch_size, run.devices)
-        for split in splits
-        if split != "train"
-    }
-
-
 def _write_report(
     run: _Run,
     history: Sequence[Epoch],
-    logits: Mapping[str, np.ndarray],
-    metrics: Mapping[str, Metrics],
+    measured: Mapping[str, Measured],
     splits: Splits,
     plan: Plan,
 ) -> None:
@@ -289,17 +258,7 @@ def _write_report(
                 "precision": run.config.precision,
             },
             history=history,
-            results=[
-                SplitResult(
-                    split,
-                    splits[split].classes,
-                    splits[split].paths,
-                    np.array(splits[split].labels, np.int32),
-                    tf.nn.softmax(classifier.logits_per_class(one)).numpy(),
-                    loss=metrics[split].loss,
-                )
-                for split, one in logits.items()
-            ],
+            results=[one.result for one in measured.values()],
             phases=run.clock.seconds,
             image_counts={
                 "frozen layers": plan.extracted,
@@ -314,7 +273,8 @@ def _pass_gate(run: _Run, candidate: Metrics, model_directory: ModelDirectory, s
     """Have the chief decide, and all workers end alike."""
     verdict = ""
     if run.devices.is_chief:
-        newest = _newest(model_directory, splits) if run.config.must_beat_serving else None
+        must_beat = run.config.must_beat_serving
+        newest = gate.newest(model_directory, splits["validation"]) if must_beat else None
         try:
             gate.check(candidate, run.config.min_accuracy, newest)
         except NotGoodEnoughError as error:
@@ -322,22 +282,6 @@ def _pass_gate(run: _Run, candidate: Metrics, model_directory: ModelDirectory, s
             run.directory.end({"refused": verdict})
     if verdict := run.devices.from_chief(verdict):
         raise NotGoodEnoughError(verdict)
-
-
-def _newest(model_directory: ModelDirectory, splits: Splits) -> tuple[int, Metrics] | None:
-    """Return the newest published version and its metrics on the validation images as they are now."""
-    if not (versions := model_directory.versions()):
-        return None
-    validation = splits["validation"]
-    exported = ExportedVersion.open(model_directory.path / str(versions[-1]))
-    if exported.labels != validation.classes:
-        raise DataError(
-            f"--must-beat-serving compares models with the same classes. Received: {validation.classes}, "
-            f"while version {versions[-1]} has {exported.labels}. Leave the flag out, or give another --name."
-        )
-    logits, _ = exported.answer(validation.paths)
-    loss = classifier.loss_function("categorical", len(validation.classes))
-    return versions[-1], evaluation.measure(logits, np.array(validation.labels, np.int32), loss)
 
 
 def _publish(run: _Run, model_directory: ModelDirectory, card: ModelCard, exported: keras.Model) -> int:

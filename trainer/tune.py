@@ -7,7 +7,7 @@ The search is itertools.product and not KerasTuner (1.4.8), which does not serve
 - Tuner.search takes every exception of `run_trial` for a trial that failed, and goes on with the next:
   SIGTERM's StoppedError, a full volume, a bug. After some in a row (3 by default) it ends the search,
   so that learning rates that diverge end it as well. Only overriding its private methods changes that.
-- It would be left with the order of a grid: the training loop is our own (trainer/fitting.py), and ranking
+- It would be left with the order of a grid: the training loop is our own (trainer/loop.py), and ranking
   by accuracy, ties by loss, is no objective that it knows.
 """
 
@@ -16,23 +16,14 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-import math
 import os
 import random
-import shlex
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, PercentFormatter
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from trainer import (
     backbones,
@@ -43,18 +34,18 @@ from trainer import (
     progress,
     storage,
     trials,
+    trials_report,
 )
 from trainer.config import TrainConfig
 from trainer.distribution import Devices
 from trainer.errors import ConfigError, DivergedError, StoppedError
-from trainer.fitting import Epoch, Training
+from trainer.fitting import Training
+from trainer.loop import Epoch, Loop
 from trainer.stopping import Stop
 from trainer.trials import Grid, Trial
 from trainer.usable import UsableImages
 
 _log = logging.getLogger(__name__)
-
-_SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +87,7 @@ def tune(config: TrainConfig, grid: Grid, stop: Stop | None = None) -> Tuned:
         table = trials.ranked(search.run(grid))
         tuned = Tuned(config, table, directory)
         if devices.is_chief:
-            _write(tuned)
+            trials_report.write(directory, config, table)
     if table[0].val_accuracy is None:
         raise DivergedError(
             f"Of {len(table)} trials at least one must learn. Received: all of them diverged. Try smaller "
@@ -133,10 +124,11 @@ class _Search:
             network = classifier.build(config, backbone, image_size_px, self._class_count)
         plan = images.read(lambda splits: phases.plan(config, network, splits, image_size_px, devices, stop))
         self._head = plan.phases[0]
+        self._built_for: tuple[int, float] | None = None
         self._random_state = _random_state_before_head(config, image_size_px)
-        # A trial is not gone on with.
-        unsaved = dataclasses.replace(config, checkpoint_seconds=math.inf)
-        self._options = phases.options(unsaved, images.splits["train"])
+        self._options = phases.options(config, images.splits["train"])
+        # What --scale-learning-rate makes of a learning rate: 1, or the number of replicas.
+        self._scale = round(self._head.learning_rate / config.learning_rate)
 
     def run(self, grid: Grid) -> list[Trial]:
         """Train all combinations, in order.
@@ -175,34 +167,29 @@ class _Search:
             }
         except DivergedError as error:
             result = {"note": f"diverged: {error}"}
-        # What a trial has held, cycles of graphs and variables, would pile up to gigabytes.
-        gc.collect()
         seconds = round(time.monotonic() - started, 3)
         return Trial(number=number, **combination, **result, count=validation_count, seconds=seconds)
 
     def _fit(self, config: TrainConfig, on_images: Callable[[int], None]) -> list[Epoch]:
         """Train one head and return its history."""
+        if (config.inner_size, config.dropout) != self._built_for:
+            self._build(config)
+        self._loop.begin_with(self._start, config.learning_rate * self._scale)
+        training = Training(self._devices, None, self._stop, on_images=on_images)
+        training.run(self._loop)
+        return training.history
+
+    def _build(self, config: TrainConfig) -> None:
+        """Build a head and its loop, which trials that differ in their learning rate share: traced once."""
         with self._devices.strategy.scope():
             random.setstate(self._random_state)
             head = classifier.build_head(config, self._head.model.input_shape[-1], self._class_count)
-        # What --scale-learning-rate makes of a learning rate: 1, or the number of replicas.
-        scale = round(self._head.learning_rate / self._config.learning_rate)
-        phase = dataclasses.replace(
-            self._head,
-            model=head,
-            variables=head.trainable_variables,
-            learning_rate=config.learning_rate * scale,
-        )
-        with tempfile.TemporaryDirectory() as directory:
-            training = Training(
-                self._options,
-                self._devices,
-                Path(directory, "checkpoint.npz"),
-                self._stop,
-                on_images=on_images,
-            )
-            training.run(phase)
-        return training.history
+        phase = dataclasses.replace(self._head, model=head, variables=head.trainable_variables)
+        self._loop = Loop(phase, self._options, self._devices)
+        self._start = self._loop.checkpoint({})
+        self._built_for = config.inner_size, config.dropout
+        # The head before it, a cycle of graphs and variables, would stay: gigabytes in the end.
+        gc.collect()
 
 
 def _random_state_before_head(config: TrainConfig, image_size_px: int) -> tuple[Any, ...]:
@@ -245,86 +232,3 @@ def _line(trial: Trial) -> str:
         f"learning rate {trial.learning_rate:g}  inner size {trial.inner_size}  dropout {trial.dropout:g}  "
         f"{trial.in_words}  {trial.seconds:.1f} s"
     )
-
-
-def _write(tuned: Tuned) -> None:
-    directory = tuned.directory
-    with storage.explaining("The trials cannot be written", directory):
-        storage.write_atomically(directory / "trials.csv", trials.to_csv(tuned.trials))
-        storage.write_atomically(
-            directory / "trials.png", lambda file: _plot(tuned.trials).savefig(file, format="png", dpi=120)
-        )
-        # Last: `train --from-trial` reads it.
-        storage.write_atomically(directory / trials.JSON_NAME, trials.to_json(tuned.config, tuned.trials))
-
-
-def _plot(table: Sequence[Trial]) -> Figure:
-    """Draw validation accuracy by learning rate: a panel for each inner size, a line for each dropout."""
-    inner_sizes = sorted({trial.inner_size for trial in table})
-    figure = Figure(figsize=(1.6 + 3.4 * len(inner_sizes), 4.4), layout="constrained")
-    panels = figure.subplots(1, len(inner_sizes), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, inner_size in zip(panels, inner_sizes, strict=True):
-        _draw_panel(axes, [trial for trial in table if trial.inner_size == inner_size], table[0])
-        axes.set_title(f"inner size {inner_size}" if inner_size else "no inner layer")
-    panels[0].set_ylabel("validation accuracy")
-    panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    figure.supxlabel("learning rate", fontsize="medium")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
-    return figure
-
-
-def _draw_panel(axes: Axes, panel: Sequence[Trial], winner: Trial) -> None:
-    dropouts = sorted({trial.dropout for trial in panel})
-    for dropout, marker in zip(dropouts, _MARKERS * len(dropouts), strict=False):
-        line = sorted(
-            (trial for trial in panel if trial.dropout == dropout), key=lambda trial: trial.learning_rate
-        )
-        # A line has a gap where a trial diverged.
-        accuracies = [float("nan") if one.val_accuracy is None else one.val_accuracy for one in line]
-        rates = [trial.learning_rate for trial in line]
-        axes.plot(rates, accuracies, f"{marker}-", markersize=5, label=f"dropout {dropout:g}")
-    if winner in panel and winner.val_accuracy is not None:
-        axes.plot(winner.learning_rate, winner.val_accuracy, "*", markersize=18, mfc="none", mec="black")
-        axes.annotate(
-            f"best: {winner.val_accuracy:.2%}",
-            (winner.learning_rate, winner.val_accuracy),
-            xytext=(0, 12),
-            textcoords="offset points",
-            ha="center",
-            weight="bold",
-        )
-    axes.set_xscale("log")
-    rates = sorted({trial.learning_rate for trial in panel})
-    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.margins(y=0.12)
-    axes.grid(alpha=0.3)
-
-
-_MARKERS = "osD^v"
-
-
-def show(tuned: Tuned) -> None:
-    """Print the best trials on stdout, and how the winner is trained."""
-    shown = tuned.trials[:_SHOWN]
-    title = f"The best {len(shown)} of {len(tuned.trials)} trials, on {shown[0].count} validation images"
-    table = Table(box=box.SIMPLE_HEAD, title=title)
-    for name in ("trial", "learning rate", "inner size", "dropout", "val accuracy", "correct", "val loss"):
-        table.add_column(name, justify="right")
-    for trial in shown:
-        table.add_row(*_cells(trial))
-    console = Console(highlight=False)
-    console.print(table)
-    command = ["python", "-m", "trainer", "train", "--model-dir", str(tuned.config.model_dir)]
-    command += ["--name", tuned.config.name, "--from-trial", "best"]
-    # Not through the console, which would break the lines at the terminal's width.
-    print(f"All trials: {tuned.directory}/trials.json, trials.csv, trials.png")
-    print(f"Train the winner: {shlex.join(command)}")
-
-
-def _cells(trial: Trial) -> list[str]:
-    cells = [str(trial.number), f"{trial.learning_rate:g}", str(trial.inner_size), f"{trial.dropout:g}"]
-    if trial.val_accuracy is None:
-        return [*cells, "diverged"]
-    return [*cells, f"{trial.val_accuracy:.4f}", str(trial.correct), f"{trial.val_loss:.4f}"]

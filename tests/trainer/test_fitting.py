@@ -11,7 +11,8 @@ import tensorflow as tf
 from trainer import classifier, distribution
 from trainer.distribution import Devices
 from trainer.errors import DivergedError, StoppedError
-from trainer.fitting import Epoch, Options, Phase, Training
+from trainer.fitting import Training
+from trainer.loop import Epoch, Loop, Options, Phase
 from trainer.prefix_cache import FeatureExamples
 from trainer.stopping import Stop
 
@@ -64,14 +65,8 @@ def fit(tmp_path: Path) -> Callable[..., tuple[keras.Model, list[Epoch]]]:
         devices = distribution.mirrored(replicas)
         model = network(devices)
         checkpoint = tmp_path / f"{len(list(tmp_path.iterdir()))}.npz"
-        training = Training(
-            options(batch_size, **of_options),
-            devices,
-            checkpoint,
-            Stop(),
-            on_epoch=on_epoch,  # type: ignore[arg-type]
-        )
-        training.run(phase(model, count, **changes))
+        training = Training(devices, checkpoint, Stop(), on_epoch=on_epoch)  # type: ignore[arg-type]
+        training.run(Loop(phase(model, count, **changes), options(batch_size, **of_options), devices))
         return model, training.history
 
     return run
@@ -136,12 +131,13 @@ def test_the_best_epochs_weights_win(fit: Fit) -> None:
 def test_a_second_phase_that_makes_it_worse_leaves_the_first_ones_weights(tmp_path: Path) -> None:
     devices = distribution.mirrored(1)
     model = network(devices)
-    training = Training(options(8), devices, tmp_path / "c.npz", Stop())
-    training.run(phase(model, epochs=6))
+    training = Training(devices, tmp_path / "c.npz", Stop())
+    training.run(Loop(phase(model, epochs=6), options(8), devices))
     good = model.get_weights()
     wrong = clusters(47, 1)
     misled = FeatureExamples(wrong.features, (wrong.labels + 1) % 3)
-    training.run(phase(model, name="fine-tune", train=misled, learning_rate=0.1))
+    fine_tune = phase(model, name="fine-tune", train=misled, learning_rate=0.1)
+    training.run(Loop(fine_tune, options(8), devices))
     assert training.history[-1].val_accuracy < training.history[5].val_accuracy
     for left, right in zip(good, model.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)
@@ -178,7 +174,8 @@ def test_an_epoch_shows_each_image_once_as_itself_or_as_a_copy(tmp_path: Path) -
     views = Recorder(np.tile(plain.features, (3, 1)), plain.labels, views=3)
     devices = distribution.mirrored(1)
     model = network(devices)
-    Training(options(4), devices, tmp_path / "c.npz", Stop()).run(phase(model, train=views, epochs=20))
+    loop = Loop(phase(model, train=views, epochs=20), options(4), devices)
+    Training(devices, tmp_path / "c.npz", Stop()).run(loop)
     for order in seen:
         assert sorted(order % 12) == list(range(12))
     shown = np.concatenate(seen)
@@ -207,9 +204,10 @@ def test_a_stopped_training_goes_on_from_the_same_step_to_the_same_bits(
             steps += 1
             stop.requested = most_steps is not None and steps >= most_steps
 
-        training = Training(options(4), devices, checkpoint, stop, on_images=count)
-        training.run(phase(model, epochs=3))
-        training.run(phase(model, name="fine-tune", epochs=3, learning_rate=0.001))
+        training = Training(devices, checkpoint, stop, on_images=count)
+        training.run(Loop(phase(model, epochs=3), options(4), devices))
+        fine_tune = phase(model, name="fine-tune", epochs=3, learning_rate=0.001)
+        training.run(Loop(fine_tune, options(4), devices))
         return model, training
 
     undisturbed = weights_and_history(*train(tmp_path / "a.npz", None))

@@ -7,7 +7,6 @@ import tensorflow as tf
 from PIL import Image
 
 from trainer import backbones, images, pipeline
-from trainer.errors import DataError
 from trainer.images import ImageSet
 from trainer.pipeline import ImageExamples
 
@@ -45,7 +44,7 @@ def test_grey_pictures_get_three_channels() -> None:
 
 
 def image_set(tree: Path) -> ImageSet:
-    return images.scan(tree)["train"]
+    return images.scan_split(tree / "train")
 
 
 def test_batches_follow_the_order_that_is_asked_for(image_tree: Path) -> None:
@@ -59,24 +58,13 @@ def test_batches_follow_the_order_that_is_asked_for(image_tree: Path) -> None:
     np.testing.assert_allclose(batches[0][0][0], first / 127.5 - 1, atol=1e-5)
 
 
-def test_unreadable_images_are_named_every_one(image_tree: Path, tmp_path: Path) -> None:
+def test_undecodable_images_are_named_every_one(image_tree: Path, tmp_path: Path) -> None:
     good = image_set(image_tree)
     (tmp_path / "truncated.jpg").write_bytes(good.paths[0].read_bytes()[:300])
     (tmp_path / "header.jpg").write_bytes(good.paths[0].read_bytes()[:30])
     (tmp_path / "empty.png").write_bytes(b"")
     bad = tuple(sorted(tmp_path.iterdir()))
-    mixed = ImageSet(good.classes, good.paths + bad, (*good.labels, 0, 0, 0), "")
-    examples = ImageExamples(mixed, backbones.find("mobilenetv2"), 32)
-    with (
-        pytest.raises(DataError, match="3 of 51 images cannot be decoded") as caught,
-        pipeline.naming_unreadable(mixed),
-    ):
-        list(examples.batches(np.arange(len(mixed)), 8))
-    for path in bad:
-        assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_other_failures_keep_their_traceback(image_tree: Path) -> None:
-    with pytest.raises(tf.errors.InvalidArgumentError), pipeline.naming_unreadable(image_set(image_tree)):
-        tf.reshape(tf.zeros(3), (2, 2))
+    mixed = ImageSet(good.classes, good.paths + bad, (*good.labels, 0, 0, 0), (*good.digests, "", "", ""))
+    found = pipeline.undecodable([good, mixed])
+    assert [one.path for one in found] == list(bad)
+    assert all(one.reason and "\n" not in one.reason for one in found)

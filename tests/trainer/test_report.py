@@ -13,7 +13,7 @@ from PIL import Image
 from trainer import plots, report, run
 from trainer.errors import StorageError
 from trainer.evaluation import SplitResult
-from trainer.fitting import Epoch
+from trainer.loop import Epoch
 from trainer.report import Report
 
 NO_END_TAG = {"meta", "img", "source", "br"}

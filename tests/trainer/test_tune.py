@@ -1,9 +1,9 @@
 import csv
 import itertools
 import json
+import logging
 import re
 import signal
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import extraction, run, storage, trials, tune
+from trainer import extraction, run, stopping, storage, trials, trials_report, tune
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError, DivergedError, StoppedError
 from trainer.trials import Grid
@@ -87,7 +87,7 @@ def test_what_is_shown_is_the_best_ten_and_how_to_train_the_winner(
     tuned: Tuned, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    tune.show(tuned)
+    trials_report.show(tuned.directory, tuned.config, tuned.trials)
     out = capsys.readouterr().out
     best = tuned.trials[0]
     rows = [line.split() for line in out.splitlines() if re.fullmatch(r"(\s+[\d.]+){7}\s*", line)]
@@ -99,7 +99,7 @@ def test_what_is_shown_is_the_best_ten_and_how_to_train_the_winner(
 
 
 def test_no_more_than_ten_are_shown(tuned: Tuned, capsys: pytest.CaptureFixture[str]) -> None:
-    tune.show(Tuned(tuned.config, [*tuned.trials, *tuned.trials], tuned.directory))
+    trials_report.show(tuned.directory, tuned.config, [*tuned.trials, *tuned.trials])
     out = capsys.readouterr().out
     assert len(re.findall(r"^(?:\s+[\d.]+){7}\s*$", out, re.MULTILINE)) == 10
     assert "The best 10 of 16 trials" in out
@@ -160,20 +160,27 @@ def test_what_is_no_search_over_the_head_is_refused(
 
 
 def test_sigterm_ends_the_search_and_leaves_no_half_table(tuned: Tuned, tmp_path: Path) -> None:
-    config = TrainConfig(**with_cache_of(tuned.config, tmp_path, epochs=10_000))
-    began = tmp_path / "tiny" / ".tune"
+    class SendAfterFirstTrial(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "trial 1/2" in record.getMessage():
+                signal.raise_signal(signal.SIGTERM)
 
-    def send() -> None:
-        while not began.exists():
-            pass
-        signal.raise_signal(signal.SIGTERM)
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    with pytest.raises(StoppedError, match="in trial 1 of 1. .* begins the trials again"):
-        tune.tune(config, Grid(learning_rates=[0.03], inner_sizes=[0], dropouts=[0.0]))
-    sender.join()
-    assert list(began.iterdir()) == []
+    config = TrainConfig(**with_cache_of(tuned.config, tmp_path))
+    grid = Grid(learning_rates=[0.03, 0.1], inner_sizes=[0], dropouts=[0.0])
+    log = logging.getLogger("trainer.tune")
+    handler = SendAfterFirstTrial()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        with (
+            stopping.on_sigterm() as stop,
+            pytest.raises(StoppedError, match="in trial 2 of 2. .* begins the trials again"),
+        ):
+            tune.tune(config, grid, stop)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+    assert list((tmp_path / "tiny" / ".tune").iterdir()) == []
 
 
 @pytest.fixture
