@@ -19,6 +19,9 @@ from trainer.pipeline import ImageExamples
 from trainer.prefix_cache import PrefixCache
 from trainer.stopping import Stop
 
+_WORTH_FOLDING = 1000
+"""Images and copies from which on it pays to have the graph rewritten first, which takes seconds."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -60,7 +63,10 @@ def plan(
         pipeline.read_once(pictures.values())
         return _phases(config, network, devices, network.whole, network.whole, pictures, pictures)
     on_cpu = not tf.config.list_physical_devices("GPU") or config.cpu_replicas is not None
-    forward = Forward(network.frozen, devices, xla=config.xla, constant=on_cpu)
+    total = sum(one.views * len(one.images) for one in pictures.values())
+    # By the total and not by what is missing: a run that goes on must compute what it would have computed.
+    worth_folding = on_cpu and total >= _WORTH_FOLDING
+    forward = Forward(network.frozen, devices, xla=config.xla, constant=worth_folding)
     batch_size = None if on_cpu else config.batch_size * devices.local_replicas
     frozen = Extraction(forward, devices, batch_size, stop)
     caches = _Caches(config, network.frozen, image_size_px)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -27,16 +28,16 @@ class Trainer:
         flags = [part for key, value in settings.items() for part in _flag(key, value)]
 
         def limit() -> None:
-            if largest_file_bytes:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, largest_file_bytes))
+            assert largest_file_bytes is not None
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, largest_file_bytes))
 
         self.process = subprocess.Popen(
             [sys.executable, "-m", "trainer", "train", *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **(environment or {})},
-            preexec_fn=limit,
+            env={**os.environ, "PYTHONFAULTHANDLER": "1", **(environment or {})},
+            preexec_fn=limit if largest_file_bytes else None,
         )
         self.log: list[str] = []
 
@@ -50,8 +51,15 @@ class Trainer:
         return None
 
     def finish(self, timeout_s: float = 120) -> int:
-        """Return the exit code; the rest of the log is then read."""
-        _, rest = self.process.communicate(timeout=timeout_s)
+        """Return the exit code; the rest of the log is then read.
+
+        A process that hangs is ended with SIGABRT, and its log shows where it hung.
+        """
+        try:
+            _, rest = self.process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            _, rest = self.process.communicate()
         self.log += rest.splitlines(keepends=True)
         return self.process.returncode
 

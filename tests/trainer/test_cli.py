@@ -141,7 +141,7 @@ def test_bad_input_is_one_line_and_publishes_nothing(
     actual, out, err = run(flags(good, **changes), capsys)
     assert (actual, out) == (code, "")
     assert_one_line(err, *parts)
-    assert not list((tree.parent / "models").glob("*/[0-9]*"))
+    assert not list((tree.parent / "models").glob("tiny/[0-9]*"))
 
 
 def test_a_model_directory_without_write_permission(
