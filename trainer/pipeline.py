@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,9 @@ from trainer.backbones import Backbone
 from trainer.bad_images import BadImage
 from trainer.config import ResizeFilter
 from trainer.images import ImageSet
+
+_BATCHES_AHEAD = 2
+"""Decoded while the network runs on the one before."""
 
 
 def decode_and_resize(
@@ -81,10 +85,11 @@ class ImageExamples:
         ).reshape(-1, 2)
         return (
             tf.data.Dataset.from_tensor_slices((paths, self.labels[image], view, seeds))
-            .map(self._read, num_parallel_calls=tf.data.AUTOTUNE)
+            .map(self._read, num_parallel_calls=os.cpu_count())
             .batch(batch_size)
             .map(lambda levels, labels: (backbones.preprocess_input(self.backbone, levels), labels))
-            .prefetch(tf.data.AUTOTUNE)
+            .prefetch(_BATCHES_AHEAD)
+            .with_options(_without_autotuning())
         )
 
     def _read(
@@ -94,6 +99,17 @@ class ImageExamples:
         if self.views > 1:
             levels = tf.cond(view > 0, lambda: augmentation.augment(levels, seed), lambda: levels)
         return levels, label
+
+
+def _without_autotuning() -> tf.data.Options:
+    """Return options under which the end of a pass waits for nothing.
+
+    The thread that tunes tf.data sleeps between its rounds, twice as long each time and a minute in the end,
+    and now and then the end of a pass waits until it wakes: 10 s of 20, measured.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def read_once(examples: Iterable[ImageExamples]) -> None:
