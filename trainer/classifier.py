@@ -71,7 +71,7 @@ def _dtype_policy(name: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def build_head(config: TrainConfig, feature_count: int, class_count: int) -> keras.Model:
+def build_head(config: TrainConfig, feature_count: int, class_count: int, name: str = "head") -> keras.Model:
     """Build what is trained, in the current scope: float32 (N, feature_count) → logits (N, K or 1)."""
     features = keras.Input((feature_count,), name="features")
     hidden = features
@@ -80,7 +80,7 @@ def build_head(config: TrainConfig, feature_count: int, class_count: int) -> ker
     if config.dropout:
         hidden = keras.layers.Dropout(config.dropout, seed=config.seed, name="dropout")(hidden)
     units = 1 if config.class_mode == "binary" else class_count
-    return keras.Model(features, keras.layers.Dense(units, name="logits")(hidden), name="head")
+    return keras.Model(features, keras.layers.Dense(units, name="logits")(hidden), name=name)
 
 
 def for_serving(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -266,17 +266,3 @@ class Forward:
                 )
                 for output in outputs
             )
-
-    def __call__(
-        self, batches: Iterable[Rows], on_images: Callable[[int], None] = lambda count: None
-    ) -> np.ndarray:
-        """Return the first output for all batches, float32 (number of examples, …), in their order.
-
-        Args:
-          on_images: told how many examples each step has read.
-        """
-        outputs = []
-        for output, *_ in self.stream(batches):
-            outputs.append(output)
-            on_images(len(output))
-        return np.concatenate(outputs)

@@ -13,11 +13,13 @@ from trainer.classifier import Classifier
 from trainer.config import TrainConfig
 from trainer.distribution import Devices, Forward
 from trainer.extraction import Extraction
+from trainer.feed import Examples
 from trainer.images import ImageSet, Splits
-from trainer.loop import Examples, Options, Phase
+from trainer.loop import Phase
 from trainer.pipeline import ImageExamples
 from trainer.prefix_cache import PrefixCache
 from trainer.stopping import Stop
+from trainer.train_step import Options
 
 _WORTH_FOLDING = 1000
 """Images and copies from which on it pays to have the graph rewritten first, which takes seconds."""

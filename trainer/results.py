@@ -12,8 +12,8 @@ from trainer import backbones, classifier, evaluation, loop
 from trainer.config import TrainConfig
 from trainer.distribution import Devices, Forward
 from trainer.evaluation import Metrics, SplitResult
+from trainer.feed import Examples
 from trainer.images import Splits
-from trainer.loop import Examples
 from trainer.phases import Plan
 from trainer.pipeline import ImageExamples
 
@@ -53,7 +53,7 @@ def measure(
     batch_size = config.batch_size * devices.local_replicas
     measured = {}
     for split in judging:
-        logits = loop.logits_of(forward, examples[split], batch_size, devices)
+        (logits,) = loop.logits_of(forward, examples[split], batch_size, devices)
         truth = examples[split].labels
         metrics = evaluation.measure(logits, truth, loss)
         probabilities = tf.nn.softmax(classifier.logits_per_class(logits)).numpy()

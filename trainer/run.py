@@ -38,7 +38,7 @@ from trainer.evaluation import Metrics
 from trainer.event_log import EventLog
 from trainer.fitting import Training
 from trainer.images import Splits
-from trainer.loop import Epoch, Loop, Options
+from trainer.loop import Epoch, Loop
 from trainer.model_card import ModelCard
 from trainer.phases import Plan
 from trainer.publishing import ModelDirectory
@@ -46,6 +46,7 @@ from trainer.report import Report
 from trainer.results import Measured
 from trainer.runs import RunDirectory
 from trainer.stopping import Stop
+from trainer.train_step import Options
 from trainer.usable import UsableImages
 
 _log = logging.getLogger(__name__)

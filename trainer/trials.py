@@ -75,7 +75,7 @@ class Trial:
       best_epoch: from 1; None, as the figures after it, if the trial diverged.
       val_loss: mean over the validation images.
       correct: of `count` validation images.
-      seconds: of building and training.
+      seconds: of building and training; its share, where trials were trained side by side.
       note: why there are no figures.
     """
 

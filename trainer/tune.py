@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 import logging
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from trainer import (
     doctor,
     phases,
     progress,
+    side_by_side,
     storage,
     trials,
     trials_report,
@@ -39,13 +41,16 @@ from trainer import (
 from trainer.config import TrainConfig
 from trainer.distribution import Devices
 from trainer.errors import ConfigError, DivergedError, StoppedError
-from trainer.fitting import Training
-from trainer.loop import Epoch, Loop
+from trainer.loop import Epoch, Phase
 from trainer.stopping import Stop
 from trainer.trials import Grid, Trial
 from trainer.usable import UsableImages
 
 _log = logging.getLogger(__name__)
+
+_MOST_SIDE_BY_SIDE = 16
+_BYTES_SIDE_BY_SIDE = 2**30
+"""How many trials are trained in one call: with more, tracing takes longer than calling less often saves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +129,6 @@ class _Search:
             network = classifier.build(config, backbone, image_size_px, self._class_count)
         plan = images.read(lambda splits: phases.plan(config, network, splits, image_size_px, devices, stop))
         self._head = plan.phases[0]
-        self._built_for: tuple[int, float] | None = None
         self._random_state = _random_state_before_head(config, image_size_px)
         self._options = phases.options(config, images.splits["train"])
         # What --scale-learning-rate makes of a learning rate: 1, or the number of replicas.
@@ -139,57 +143,72 @@ class _Search:
         done: list[Trial] = []
         images_per_trial = self._config.epochs * len(self._head.train.labels)
         with progress.bar("trials", len(grid) * images_per_trial) as advance:
-            for number, combination in enumerate(grid.combinations(), start=1):
-                bar = _TrialBar(advance, images_per_trial)
+            for group in self._groups(grid.combinations()):
                 try:
-                    done.append(self._try(number, combination, bar.advance))
+                    tried = self._try(len(done) + 1, group, advance)
                 except StoppedError as error:
                     raise StoppedError(
-                        f"Stopped by SIGTERM in trial {number} of {len(grid)}. The features are stored: the "
-                        "same command begins the trials again."
+                        f"Stopped by SIGTERM after {len(done)} of {len(grid)} trials. The features are "
+                        "stored: the same command begins the trials again."
                     ) from error
-                bar.fill()
-                if self._devices.is_chief:
-                    _log.info("trial %d/%d  %s", number, len(grid), _line(done[-1]))
+                for trial in tried if self._devices.is_chief else ():
+                    _log.info("trial %d/%d  %s", trial.number, len(grid), _line(trial))
+                done += tried
         return done
 
-    def _try(self, number: int, combination: dict[str, Any], on_images: Callable[[int], None]) -> Trial:
+    def _groups(self, combinations: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+        """Yield the combinations in order, those together that are trained side by side."""
+        for inner_size, same in itertools.groupby(combinations, key=lambda one: one["inner_size"]):
+            variables = (inner_size or self._class_count) * self._head.model.input_shape[-1]
+            # Weights, gradients and two moments, 4 bytes each.
+            most = max(1, min(_MOST_SIDE_BY_SIDE, _BYTES_SIDE_BY_SIDE // (16 * variables)))
+            while group := list(itertools.islice(same, most)):
+                yield group
+
+    def _try(
+        self, number: int, group: Sequence[dict[str, Any]], on_images: Callable[[int], None]
+    ) -> list[Trial]:
+        """Train the trials from that number on."""
         started = time.monotonic()
-        validation_count = len(self._head.validation.labels)
-        result: dict[str, Any]
-        try:
-            best = _best(self._fit(dataclasses.replace(self._config, **combination), on_images))
-            result = {
-                "best_epoch": best.epoch,
-                "val_accuracy": best.val_accuracy,
-                "val_loss": best.val_loss,
-                "correct": round(best.val_accuracy * validation_count),
-            }
-        except DivergedError as error:
-            result = {"note": f"diverged: {error}"}
-        seconds = round(time.monotonic() - started, 3)
-        return Trial(number=number, **combination, **result, count=validation_count, seconds=seconds)
+        heads = [
+            self._phase(f"head_{place}", dataclasses.replace(self._config, **combination))
+            for place, combination in enumerate(group)
+        ]
+        results = side_by_side.train(heads, self._options, self._devices, self._stop, on_images)
+        # The heads, a cycle of graphs and variables, would stay: gigabytes in the end.
+        del heads
+        gc.collect()
+        seconds = round((time.monotonic() - started) / len(group), 3)
+        count = len(self._head.validation.labels)
+        figures = [_figures(result, count) for result in results]
+        return [
+            Trial(number=number + place, **group[place], **figures[place], count=count, seconds=seconds)
+            for place in range(len(group))
+        ]
 
-    def _fit(self, config: TrainConfig, on_images: Callable[[int], None]) -> list[Epoch]:
-        """Train one head and return its history."""
-        if (config.inner_size, config.dropout) != self._built_for:
-            self._build(config)
-        self._loop.begin_with(self._start, config.learning_rate * self._scale)
-        training = Training(self._devices, None, self._stop, on_images=on_images)
-        training.run(self._loop)
-        return training.history
-
-    def _build(self, config: TrainConfig) -> None:
-        """Build a head and its loop, which trials that differ in their learning rate share: traced once."""
+    def _phase(self, name: str, config: TrainConfig) -> Phase:
         with self._devices.strategy.scope():
             random.setstate(self._random_state)
-            head = classifier.build_head(config, self._head.model.input_shape[-1], self._class_count)
-        phase = dataclasses.replace(self._head, model=head, variables=head.trainable_variables)
-        self._loop = Loop(phase, self._options, self._devices)
-        self._start = self._loop.checkpoint({})
-        self._built_for = config.inner_size, config.dropout
-        # The head before it, a cycle of graphs and variables, would stay: gigabytes in the end.
-        gc.collect()
+            feature_count = self._head.model.input_shape[-1]
+            head = classifier.build_head(config, feature_count, self._class_count, name)
+        return dataclasses.replace(
+            self._head,
+            model=head,
+            variables=head.trainable_variables,
+            learning_rate=config.learning_rate * self._scale,
+        )
+
+
+def _figures(result: list[Epoch] | DivergedError, count: int) -> dict[str, Any]:
+    if isinstance(result, DivergedError):
+        return {"note": f"diverged: {result}"}
+    best = _best(result)
+    return {
+        "best_epoch": best.epoch,
+        "val_accuracy": best.val_accuracy,
+        "val_loss": best.val_loss,
+        "correct": round(best.val_accuracy * count),
+    }
 
 
 def _random_state_before_head(config: TrainConfig, image_size_px: int) -> tuple[Any, ...]:
@@ -201,22 +220,6 @@ def _random_state_before_head(config: TrainConfig, image_size_px: int) -> tuple[
     keras.utils.set_random_seed(config.seed)
     backbones.build_features(backbones.find(config.backbone), image_size_px, "none")
     return random.getstate()
-
-
-class _TrialBar:
-    """One trial's part of the progress bar."""
-
-    def __init__(self, advance: Callable[[int], None], images: int) -> None:
-        self._advance = advance
-        self._left = images
-
-    def advance(self, images: int) -> None:
-        self._left -= images
-        self._advance(images)
-
-    def fill(self) -> None:
-        """Take as done what a trial that diverged has left."""
-        self.advance(self._left)
 
 
 def _best(history: Sequence[Epoch]) -> Epoch:

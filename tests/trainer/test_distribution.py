@@ -75,12 +75,9 @@ def test_forward_keeps_the_order_and_every_example(replicas: int, batch_size: in
     with devices.strategy.scope():
         model = keras.Sequential([keras.Input((1,)), keras.layers.Rescaling(2.0)])
     inputs = np.arange(count, dtype=np.float32)[:, None]
-    seen: list[int] = []
-    outputs = Forward(model, devices)(
-        [inputs[start : start + batch_size] for start in range(0, count, batch_size)], seen.append
-    )
-    np.testing.assert_array_equal(outputs, 2 * inputs)
-    assert sum(seen) == count
+    batches = [inputs[start : start + batch_size] for start in range(0, count, batch_size)]
+    outputs = [output for (output,) in Forward(model, devices).stream(batches)]
+    np.testing.assert_array_equal(np.concatenate(outputs), 2 * inputs)
 
 
 def test_forward_traces_the_network_once_for_all_batch_sizes() -> None:
@@ -95,5 +92,5 @@ def test_forward_traces_the_network_once_for_all_batch_sizes() -> None:
 
     model = keras.Sequential([keras.Input((1,)), Counted()])
     traces = 0
-    Forward(model, devices)([np.zeros((size, 1), np.float32) for size in (8, 16, 3, 8)])
+    list(Forward(model, devices).stream([np.zeros((size, 1), np.float32) for size in (8, 16, 3, 8)]))
     assert traces == 1

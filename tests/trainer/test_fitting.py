@@ -12,9 +12,10 @@ from trainer import classifier, distribution
 from trainer.distribution import Devices
 from trainer.errors import DivergedError, StoppedError
 from trainer.fitting import Training
-from trainer.loop import Epoch, Loop, Options, Phase
+from trainer.loop import Epoch, Loop, Phase
 from trainer.prefix_cache import FeatureExamples
 from trainer.stopping import Stop
+from trainer.train_step import Options
 
 
 def clusters(count: int, seed: int) -> FeatureExamples:
