@@ -27,6 +27,7 @@ TRAINER = [
     "augmentation",
     "pipeline",
     "classifier",
+    "folding",
     "distribution",
     "prefix_cache",
     "extraction",

@@ -221,32 +221,21 @@ class Forward:
     Nothing is exchanged with other workers.
     """
 
-    def __init__(
-        self, model: keras.Model, devices: Devices, *, xla: bool = False, constant: bool = False
-    ) -> None:
+    def __init__(self, model: keras.Model, devices: Devices, *, xla: bool = False) -> None:
         """Set up.
 
         Args:
           xla: compile with XLA.
-          constant: the weights become constants of the graph, which does not see them change any more. On
-            CPUs TensorFlow then folds BatchNormalization into the convolutions, which is a sixth faster.
         """
         self.model = model
         self._devices = devices
         (input_tensor,) = model.inputs
-        trainable = [variable.numpy() for variable in model.trainable_variables] if constant else []
-        others = [variable.numpy() for variable in model.non_trainable_variables] if constant else []
         spec = tf.TensorSpec(input_tensor.shape, input_tensor.dtype)
 
         # One trace for every batch size: tracing a large network takes seconds.
         @tf.function(input_signature=[spec], jit_compile=xla, autograph=False)  # type: ignore[untyped-decorator]
         def on_replica(inputs: tf.Tensor) -> list[tf.Tensor]:
-            if constant:
-                values = [[tf.constant(one) for one in group] for group in (trainable, others)]
-                outputs, _ = model.stateless_call(*values, inputs, training=False)
-            else:
-                outputs = model(inputs, training=False)
-            return [tf.cast(output, tf.float32) for output in tf.nest.flatten(outputs)]
+            return [tf.cast(one, tf.float32) for one in tf.nest.flatten(model(inputs, training=False))]
 
         self._on_replicas = tf.function(
             lambda inputs: devices.strategy.run(

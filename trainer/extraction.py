@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +16,9 @@ from trainer.pipeline import ImageExamples
 from trainer.prefix_cache import FeatureExamples, PrefixCache
 from trainer.stopping import Stop
 
-_PROBED_SIZES = (8, 16, 32)
-_PROBED_IMAGES = 64
-_WORTH_PROBING = 10 * len(_PROBED_SIZES) * _PROBED_IMAGES
+_PROBED_SIZES = (8, 16, 32, 64)
+_PROBED_IMAGES = 128
+_WORTH_PROBING = 4 * len(_PROBED_SIZES) * _PROBED_IMAGES
 _UNPROBED_SIZE = 16
 
 _SHARD_BYTES = 64 * 2**20
@@ -41,14 +42,16 @@ class Extraction:
       images: how many images and copies have gone through it on this worker.
     """
 
-    def __init__(self, forward: Forward, devices: Devices, batch_size: int | None, stop: Stop) -> None:
+    def __init__(
+        self, forward: Callable[[], Forward], devices: Devices, batch_size: int | None, stop: Stop
+    ) -> None:
         """Set up.
 
         Args:
-          forward: images → one or more outputs.
+          forward: makes what turns images into one or more outputs; called if there is anything to compute.
           batch_size: images per step on this worker; None: what a probe on the first images finds fastest.
         """
-        self._forward = forward
+        self._make_forward = forward
         self._devices = devices
         self._batch_size = batch_size
         self._stop = stop
@@ -81,6 +84,10 @@ class Extraction:
         for cache in caches:
             cache.refresh()
         return [FeatureExamples(cache.rows(keys), examples.labels, examples.views) for cache in caches]
+
+    @functools.cached_property
+    def _forward(self) -> Forward:
+        return self._make_forward()
 
     def _compute(
         self,

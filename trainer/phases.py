@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import keras
 import tensorflow as tf
 
-from trainer import backbones, classifier, extraction, image_checks, pipeline
+from trainer import backbones, classifier, folding, image_checks, pipeline
 from trainer.classifier import Classifier
 from trainer.config import TrainConfig
 from trainer.distribution import Devices, Forward
-from trainer.extraction import Extraction
+from trainer.extraction import Extraction, weights_fingerprint
 from trainer.feed import Examples
 from trainer.images import ImageSet, Splits
 from trainer.loop import Phase
@@ -20,9 +20,6 @@ from trainer.pipeline import ImageExamples
 from trainer.prefix_cache import PrefixCache
 from trainer.stopping import Stop
 from trainer.train_step import Options
-
-_WORTH_FOLDING = 1000
-"""Images and copies from which on it pays to have the graph rewritten first, which takes seconds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,18 +62,19 @@ def plan(
         pipeline.read_once(pictures.values())
         return _phases(config, network, devices, network.whole, network.whole, pictures, pictures)
     on_cpu = not tf.config.list_physical_devices("GPU") or config.cpu_replicas is not None
-    total = sum(one.views * len(one.images) for one in pictures.values())
-    # By the total and not by what is missing: a run that goes on must compute what it would have computed.
-    worth_folding = on_cpu and total >= _WORTH_FOLDING
-    forward = Forward(network.frozen, devices, xla=config.xla, constant=worth_folding)
     batch_size = None if on_cpu else config.batch_size * devices.local_replicas
-    frozen = Extraction(forward, devices, batch_size, stop)
+
+    def forward() -> Forward:
+        with devices.strategy.scope():
+            return Forward(folding.fold(network.frozen), devices, xla=config.xla)
+
+    extraction = Extraction(forward, devices, batch_size, stop)
     caches = _Caches(config, network.frozen, image_size_px)
-    stored = {split: frozen.store(one, caches.of(split), split) for split, one in pictures.items()}
+    stored = {split: extraction.store(one, caches.of(split), split) for split, one in pictures.items()}
     pooled = {split: outputs[-1] for split, outputs in stored.items()}
     activations = {split: outputs[0] for split, outputs in stored.items()}
     made = _phases(config, network, devices, network.head, network.tuned, pooled, activations)
-    return dataclasses.replace(made, extracted=frozen.images)
+    return dataclasses.replace(made, extracted=extraction.images)
 
 
 def options(config: TrainConfig, train: ImageSet) -> Options:
@@ -135,7 +133,7 @@ class _Caches:
         self._directory = config.cache_dir or config.model_dir / ".prefix_cache"
         self._content = {
             "backbone": config.backbone.lower(),
-            "weights": extraction.weights_fingerprint(frozen),
+            "weights": weights_fingerprint(frozen),
             "image_size_px": image_size_px,
             "resize_filter": config.resize_filter,
             "precision": config.precision,

@@ -54,7 +54,7 @@ def examples(tree: Path, views: int = 1) -> ImageExamples:
 
 
 def extractor(forward: Counting, stop: Stop | None = None, batch_size: int | None = 8) -> Extraction:
-    return Extraction(forward, distribution.mirrored(2), batch_size, stop or Stop())
+    return Extraction(lambda: forward, distribution.mirrored(2), batch_size, stop or Stop())
 
 
 @pytest.fixture
