@@ -26,7 +26,7 @@ demo: setup ## Train on a small image set, serve it, classify pictures (about 1 
 	@PATH="$(CURDIR)/$(BIN):$$PATH" ./demo.sh
 
 test: setup ## Run the test suite
-	$(BIN)/pytest -m 'not containers and not measured'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not containers and not measured'
 
 check: setup ## Lint and type-check
 	$(BIN)/ruff check .

@@ -17,8 +17,8 @@ from trainer.prefix_cache import FeatureExamples, PrefixCache
 from trainer.stopping import Stop
 
 _PROBED_SIZES = (8, 16, 32, 64)
-_PROBED_IMAGES = 128
-_WORTH_PROBING = 4 * len(_PROBED_SIZES) * _PROBED_IMAGES
+_PROBED_IMAGES = 64
+_WORTH_PROBING = 8 * len(_PROBED_SIZES) * _PROBED_IMAGES
 _UNPROBED_SIZE = 16
 
 _SHARD_BYTES = 64 * 2**20
