@@ -42,11 +42,19 @@ def build(config: TrainConfig, backbone: Backbone, image_size_px: int, class_cou
       ConfigError: the backbone refuses the image size, or cannot be split where fine-tuning begins.
       WeightsError: the weights are not to be had or belong to another network.
     """
+    features = build_backbone(config, backbone, image_size_px)
+    return join(config, features, build_head(config, features.output_shape[-1], class_count))
+
+
+def build_backbone(config: TrainConfig, backbone: Backbone, image_size_px: int) -> keras.Model:
+    """Build what comes before the head, in the current scope: float32 (N, H, W, 3) → (N, F)."""
     with _dtype_policy(config.precision):
-        features = backbones.build_features(backbone, image_size_px, config.weights)
-    # The head stays in 32 bits: it is small, and so are the differences between its logits.
-    head = build_head(config, features.output_shape[-1], class_count)
-    images = keras.Input((image_size_px, image_size_px, 3), name="images")
+        return backbones.build_features(backbone, image_size_px, config.weights)
+
+
+def join(config: TrainConfig, features: keras.Model, head: keras.Model) -> Classifier:
+    """Put a head on a backbone."""
+    images = keras.Input(features.input_shape[1:], name="images")
     # training=False keeps BatchNormalization on its stored statistics, whatever the caller trains.
     whole = keras.Model(images, head(features(images, training=False)), name="classifier")
     if config.fine_tune_from is None:

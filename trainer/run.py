@@ -33,7 +33,7 @@ from trainer import (
 from trainer.clock import Clock
 from trainer.config import TrainConfig
 from trainer.distribution import Devices
-from trainer.errors import NotGoodEnoughError
+from trainer.errors import NotGoodEnoughError, TrainerError
 from trainer.evaluation import Metrics
 from trainer.event_log import EventLog
 from trainer.fitting import Training
@@ -298,14 +298,20 @@ def _publish(run: _Run, model_directory: ModelDirectory, card: ModelCard, export
     )
     run.directory.end({"version": version, "metrics": card.metrics})
     if run.config.keep_versions:
-        protected = (
-            retention.protected_versions(run.config.model_config, run.config.name)
-            if run.config.model_config
-            else set()
-        )
-        removed = retention.remove_old(model_directory, run.config.keep_versions, protected)
-        if removed:
-            _log.info("removed old version(s) %s", ", ".join(map(str, removed)))
+        _remove_old(run.config, run.config.keep_versions, model_directory)
     with contextlib.suppress(tf.errors.OpError):  # another worker that is lost now changes nothing
         run.devices.from_chief(str(version))
     return version
+
+
+def _remove_old(config: TrainConfig, keep: int, model_directory: ModelDirectory) -> None:
+    """Remove what --keep-versions lets go of; the new version is published, whatever happens here."""
+    path = config.model_config
+    try:
+        protected = retention.protected_versions(path, config.name) if path else set()
+        removed = retention.remove_old(model_directory, keep, protected)
+    except TrainerError as error:
+        _log.warning("the old versions stay, until the next run removes them. %s", error)
+        return
+    if removed:
+        _log.info("removed old version(s) %s", ", ".join(map(str, removed)))

@@ -48,10 +48,10 @@ def train(
     for epoch in range(1, first.epochs + 1):
         started = time.monotonic()
         for batch in feed.steps(epoch, 0, stop):
-            stopping = False
+            count, stopping = 0, False
             for one, sums in zip(loops, step(batch).numpy(), strict=True):
                 count, stopping = one.count(sums)
-                on_images(count)
+            on_images(count * len(loops))
             if stopping:
                 raise_stopped()
         batch_size = options.batch_size * devices.local_replicas

@@ -55,7 +55,6 @@ def on_replica(
     """
     class_weights = tf.constant(options.class_weights, tf.float32)
 
-    @tf.function(jit_compile=options.xla, reduce_retracing=True, autograph=False)  # type: ignore[untyped-decorator]
     def gradients(
         inputs: tf.Tensor, labels: tf.Tensor, global_count: tf.Tensor, loss_scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
@@ -66,6 +65,9 @@ def on_replica(
             scaled = weighted * loss_scale
         correct = tf.reduce_sum(tf.cast(top_class(logits) == labels, tf.float32))
         return tape.gradient(scaled, [v.value for v in variables]), tf.reduce_sum(losses), correct
+
+    if options.xla:
+        gradients = tf.function(gradients, jit_compile=True, reduce_retracing=True, autograph=False)
 
     def step(inputs: tf.Tensor, labels: tf.Tensor, stopping: tf.Tensor) -> tf.Tensor:
         count = tf.cast(tf.shape(labels)[0], tf.float32)

@@ -126,10 +126,13 @@ class _Search:
         self._class_count = len(images.splits["train"].classes)
         with devices.strategy.scope():
             keras.utils.set_random_seed(config.seed)
-            network = classifier.build(config, backbone, image_size_px, self._class_count)
+            features = classifier.build_backbone(config, backbone, image_size_px)
+            # Keras draws the seeds of initializers from Python's generator: from here on, the head's.
+            self._random_state = random.getstate()
+            head = classifier.build_head(config, features.output_shape[-1], self._class_count)
+            network = classifier.join(config, features, head)
         plan = images.read(lambda splits: phases.plan(config, network, splits, image_size_px, devices, stop))
         self._head = plan.phases[0]
-        self._random_state = _random_state_before_head(config, image_size_px)
         self._options = phases.options(config, images.splits["train"])
         # What --scale-learning-rate makes of a learning rate: 1, or the number of replicas.
         self._scale = round(self._head.learning_rate / config.learning_rate)
@@ -209,17 +212,6 @@ def _figures(result: list[Epoch] | DivergedError, count: int) -> dict[str, Any]:
         "val_loss": best.val_loss,
         "correct": round(best.val_accuracy * count),
     }
-
-
-def _random_state_before_head(config: TrainConfig, image_size_px: int) -> tuple[Any, ...]:
-    """Return Python's random state from which `train` draws the head's initial weights.
-
-    Keras draws the seed of each initializer from it: a backbone that is built first, with whatever weights,
-    has taken its share.
-    """
-    keras.utils.set_random_seed(config.seed)
-    backbones.build_features(backbones.find(config.backbone), image_size_px, "none")
-    return random.getstate()
 
 
 def _best(history: Sequence[Epoch]) -> Epoch:

@@ -2,6 +2,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from trainer import classifier, evaluation, run
+from trainer import classifier, evaluation, run, signatures
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError, NotGoodEnoughError
 from trainer.exported import ExportedVersion
@@ -252,6 +253,27 @@ def test_old_versions_go_but_not_one_that_a_label_names(tmp_path: Path, settings
     for _ in range(4):
         run.train(config)
     assert sorted(path.name for path in (tmp_path / "tiny").glob("[0-9]*")) == ["1", "3", "4"]
+
+
+def test_a_model_config_that_breaks_during_the_run_is_a_warning_and_the_version_is_there(
+    tmp_path: Path,
+    settings: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    labels = tmp_path / "models.config"
+    labels.write_text("model_config_list {}")
+    save = signatures.save
+
+    def breaking(*args: Any) -> None:
+        labels.write_text("model_config_list {")
+        save(*args)
+
+    monkeypatch.setattr(signatures, "save", breaking)
+    changes = {"model_dir": tmp_path, "epochs": 1, "keep_versions": 1, "model_config": labels}
+    published = run.train(TrainConfig(**{**settings, **changes}))
+    assert (published.path / "saved_model.pb").exists()
+    assert "the old versions stay, until the next run removes them. --model-config must be" in caplog.text
 
 
 def test_the_resize_filter_goes_the_whole_way(tmp_path: Path, settings: dict[str, object]) -> None:
