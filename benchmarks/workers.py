@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-TRAIN_PER_CLASS = 100
+TRAIN_PER_CLASS = 400
 
 
 def main() -> int:
