@@ -44,10 +44,11 @@ measured: setup ## Reach the stated accuracy (CLOTHING_DATA=DIR XCEPTION_WEIGHTS
 
 # In a venv of its own: this protoc writes code for protobuf 6.31.1, the oldest that the client takes,
 # and does not go together with newer packages.
-wire: ## Generate the client's messages from serving_client/wire/serving.proto
+wire: ## Generate the messages of serving_client/wire and local_server/wire from their .proto files
 	$(PYTHON) -m venv build/protoc
 	build/protoc/bin/pip install --quiet grpcio-tools==1.75.1
-	build/protoc/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. serving_client/wire/serving.proto
+	build/protoc/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
+	  serving_client/wire/serving.proto local_server/wire/configuration.proto
 
 lock: ## Write constraints.txt anew from pyproject.toml
 	uv pip compile --universal --upgrade --no-python-downloads --quiet --python-version 3.10 --no-header --no-annotate \

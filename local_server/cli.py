@@ -10,89 +10,165 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-_log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from local_server.server import Settings
 
-# Calls that have begun when the server is told to stop get this long to end.
-_GRACE_S = 10.0
+_CPUS = os.cpu_count() or 1
 
 
 def main(argv: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if (arguments.model_base_path is None) == (arguments.model_config_file is None):
+        parser.error("give --model_base_path or --model_config_file, one of them")
+    if arguments.batching_parameters_file and not arguments.enable_batching:
+        parser.error("--batching_parameters_file was set without --enable_batching")
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # TensorFlow takes seconds to import: not for --help or a mistyped flag.
-    from local_server.services import build_server
-    from local_server.versions import ModelVersions
+    from local_server.configuration import ConfigurationError
+    from local_server.server import Server
 
     # The session's loader is marked as deprecated; it is what TensorFlow Serving does (servable.py).
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    model = ModelVersions(arguments.model_name, arguments.model_base_path)
-    address = f"0.0.0.0:{arguments.port}"
-    try:
-        server, port = build_server(
-            model, address, arguments.grpc_max_threads, arguments.enable_grpc_healthcheck_service
-        )
-    except RuntimeError:
-        print(
-            f"python -m local_server: --port {arguments.port} cannot be used: another program listens "
-            "there, or this user may not. Stop it or name another --port.",
-            file=sys.stderr,
-        )
-        return 1
-
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-
-    # As TensorFlow Serving: the port answers only once a version is there, so that being reachable
-    # means being ready.
-    model.poll()
-    while not model.is_ready() and not stop.wait(arguments.file_system_poll_wait_seconds):
-        model.poll()
-    if not stop.is_set():
-        server.start()
-        _log.info("%s: gRPC on port %d", model.name, port)
-    while not stop.wait(arguments.file_system_poll_wait_seconds):
-        model.poll()
-    server.stop(_GRACE_S).wait()
+    try:
+        Server(_settings(arguments)).run(stop)
+    except ConfigurationError as error:
+        print(f"python -m local_server: {error}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    """Read the files that the flags name."""
+    from local_server import configuration
+    from local_server.server import Settings
+
+    models = batching = metrics_path = None
+    if arguments.model_base_path:
+        models = configuration.of_one_model(arguments.model_name, arguments.model_base_path)
+    if arguments.enable_batching:
+        file = arguments.batching_parameters_file
+        batching = configuration.read_batching(file) if file else configuration.BatchingParameters()
+    if arguments.monitoring_config_file:
+        metrics_path = configuration.read_metrics_path(arguments.monitoring_config_file)
+    return Settings(
+        port=arguments.port,
+        models=models,
+        model_config_file=arguments.model_config_file,
+        model_config_poll_s=arguments.model_config_file_poll_wait_seconds,
+        allow_version_labels_for_unavailable_models=arguments.allow_version_labels_for_unavailable_models,
+        file_system_poll_s=arguments.file_system_poll_wait_seconds,
+        grpc_max_threads=arguments.grpc_max_threads,
+        health_service=arguments.enable_grpc_healthcheck_service,
+        rest_port=arguments.rest_api_port,
+        rest_threads=arguments.rest_api_num_threads,
+        batching=batching,
+        metrics_path=metrics_path,
+        channel_arguments=arguments.grpc_channel_arguments,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m local_server",
-        description="Serve SavedModel versions over TensorFlow Serving's gRPC API: for laptops, tests and "
-        "CI. The flags are those of tensorflow_model_server.",
+        description="Serve SavedModel versions over TensorFlow Serving's gRPC and REST APIs: for laptops, "
+        "tests and CI. The flags are those of tensorflow_model_server.",
     )
-    parser.add_argument(
-        "--port", type=int, default=8500, help="gRPC port; 0 takes a free one (default: 8500)"
+    _add_models(parser)
+    _add_ports(parser)
+    _add_batching(parser)
+    return parser
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    models = parser.add_argument_group("models")
+    models.add_argument("--model_name", default="default", help="name that requests use (default: default)")
+    models.add_argument("--model_base_path", type=Path, help="directory that holds the versions 1, 2, ...")
+    models.add_argument(
+        "--model_config_file",
+        type=Path,
+        help="several models, their versions and labels: a ModelServerConfig",
     )
-    parser.add_argument("--model_name", default="default", help="name that requests use (default: default)")
-    parser.add_argument(
-        "--model_base_path", type=Path, required=True, help="directory that holds the versions 1, 2, ..."
+    models.add_argument(
+        "--model_config_file_poll_wait_seconds",
+        type=_at_least_0,
+        default=0.0,
+        metavar="SECONDS",
+        help="between looks at that file; 0: it is read once (default: 0)",
     )
-    parser.add_argument(
+    models.add_argument(
+        "--allow_version_labels_for_unavailable_models",
+        type=_boolean,
+        default=False,
+        metavar="true|false",
+        help="a new label may point at a version that is not loaded yet (default: false)",
+    )
+    models.add_argument(
         "--file_system_poll_wait_seconds",
         type=_positive,
         default=1.0,
-        help="seconds between looks for new versions (default: 1)",
+        metavar="SECONDS",
+        help="between looks for new versions (default: 1)",
     )
-    parser.add_argument(
+
+
+def _add_ports(parser: argparse.ArgumentParser) -> None:
+    ports = parser.add_argument_group("ports")
+    ports.add_argument("--port", type=int, default=8500, help="gRPC port; 0 takes a free one (default: 8500)")
+    ports.add_argument(
         "--grpc_max_threads",
         type=_at_least_1,
-        default=4 * (os.cpu_count() or 1),
-        help="calls that are worked on at the same time (default: 4 × CPUs)",
+        default=4 * _CPUS,
+        help="calls at the same time; more are refused with RESOURCE_EXHAUSTED (default: 4 × CPUs)",
     )
-    parser.add_argument(
+    ports.add_argument(
+        "--grpc_channel_arguments",
+        type=_channel_arguments,
+        default=(),
+        metavar="NAME=VALUE,...",
+        help="gRPC's own, such as grpc.max_connection_age_ms=60000",
+    )
+    ports.add_argument(
         "--enable_grpc_healthcheck_service",
         type=_boolean,
         default=True,
         metavar="true|false",
         help="answer grpc.health.v1 (default: true; TensorFlow Serving's own default is false)",
     )
-    return parser
+    ports.add_argument("--rest_api_port", type=int, help="REST port (default: none); 0 takes a free one")
+    ports.add_argument(
+        "--rest_api_num_threads",
+        type=_at_least_1,
+        default=4 * _CPUS,
+        help="REST calls at the same time (default: 4 × CPUs)",
+    )
+    ports.add_argument(
+        "--monitoring_config_file", type=Path, help="whether and where the REST port has metrics"
+    )
+    ports.add_argument(
+        "--enable_profiler", type=_boolean, metavar="true|false", help="there is none here; taken and ignored"
+    )
+
+
+def _add_batching(parser: argparse.ArgumentParser) -> None:
+    batching = parser.add_argument_group("batching")
+    batching.add_argument(
+        "--enable_batching",
+        type=_boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="true|false",
+        help="put requests together (default: false)",
+    )
+    batching.add_argument("--batching_parameters_file", type=Path, help="how: BatchingParameters")
 
 
 def _at_least_1(text: str) -> int:
@@ -112,3 +188,14 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number above 0. Received: {text}")
     return value
+
+
+def _at_least_0(text: str) -> float:
+    return 0.0 if text == "0" else _positive(text)
+
+
+def _channel_arguments(text: str) -> list[tuple[str, int | str]]:
+    pairs = [part.partition("=") for part in text.split(",") if part]
+    if not all(name and value for name, _, value in pairs):
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE,... Received: {text}")
+    return [(name, int(value) if value.lstrip("-").isdecimal() else value) for name, _, value in pairs]

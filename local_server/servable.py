@@ -8,7 +8,7 @@ follow tensorflow_serving/servables/tensorflow/predict_util.cc and tensorflow/cc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import grpc
@@ -18,6 +18,8 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow_serving.apis import predict_pb2
 
+from local_server import warmup
+from local_server.batching import BatchScheduler, Call
 from local_server.statuses import StatusError, from_tensorflow, invalid_argument
 
 _DEFAULT_SIGNATURE = "serving_default"
@@ -28,11 +30,16 @@ _MAX_TENSOR_BYTES = 2**31
 class Servable:
     """A version that answers Predict; thread-safe."""
 
-    def __init__(self, name: str, version: int, directory: Path) -> None:
-        """Load the SavedModel.
+    def __init__(
+        self, name: str, version: int, directory: Path, scheduler: BatchScheduler | None = None
+    ) -> None:
+        """Load the SavedModel, and run the requests of its warm-up file.
 
+        Args:
+          scheduler: puts requests together; None: each is run by itself.
         Raises:
           tf.errors.OpError, OSError, ValueError, RuntimeError: it is none, or is damaged.
+          WarmupError: it does not answer what its warm-up file asks.
         """
         self.name = name
         self.version = version
@@ -43,19 +50,21 @@ class Servable:
                 self._session, [tf.saved_model.SERVING], str(directory)
             )
         self.signatures: Mapping[str, meta_graph_pb2.SignatureDef] = dict(meta_graph.signature_def)
-        self._calls = {
+        calls = {
             key: self._callable(signature)
             for key, signature in self.signatures.items()
             if signature.method_name == tf.saved_model.PREDICT_METHOD_NAME
         }
+        self._calls = {key: scheduler.queue(call) for key, call in calls.items()} if scheduler else calls
+        self.warmup_requests = warmup.replay(directory, self.predict)
 
-    def _callable(self, signature: meta_graph_pb2.SignatureDef) -> Callable[..., list[np.ndarray]]:
+    def _callable(self, signature: meta_graph_pb2.SignatureDef) -> Call:
         options = config_pb2.CallableOptions(
             feed=[signature.inputs[alias].name for alias in sorted(signature.inputs)],
             fetch=[signature.outputs[alias].name for alias in sorted(signature.outputs)],
         )
         # The public make_callable checks shapes in Python; TensorFlow Serving leaves them to the kernels.
-        call: Callable[..., list[np.ndarray]] = self._session._make_callable_from_options(options)
+        call: Call = self._session._make_callable_from_options(options)
         return call
 
     def predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:

@@ -30,3 +30,8 @@ def invalid_argument(message: str) -> StatusError:
 def not_found(message: str) -> StatusError:
     """Return the error for a model or version that is not there."""
     return StatusError(grpc.StatusCode.NOT_FOUND, message)
+
+
+def failed_precondition(message: str) -> StatusError:
+    """Return the error for a request that may be right at another time."""
+    return StatusError(grpc.StatusCode.FAILED_PRECONDITION, message)

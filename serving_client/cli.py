@@ -24,6 +24,8 @@ def main(argv: Sequence[str]) -> int:
         with Client(
             arguments.server,
             model=arguments.model,
+            version=arguments.version,
+            label=arguments.label,
             timeout_s=arguments.timeout_s,
             wait_for_ready=arguments.wait,
         ) as client:
@@ -46,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         "--server", default="localhost:8500", help="HOST:PORT of the gRPC API (default: localhost:8500)"
     )
     server.add_argument("--model", required=True, help="name of the model on the server")
+    which = server.add_mutually_exclusive_group()
+    which.add_argument("--version", type=int, help="number of the model version (default: the newest)")
+    which.add_argument("--label", help="label that the server has for a version, such as stable or canary")
     server.add_argument(
         "--timeout-s", type=float, default=10.0, help="deadline of each call in seconds (default: 10)"
     )

@@ -40,12 +40,22 @@ class Client:
     """
 
     def __init__(
-        self, server: str, *, model: str, timeout_s: float = 10.0, wait_for_ready: bool = False
+        self,
+        server: str,
+        *,
+        model: str,
+        version: int | None = None,
+        label: str | None = None,
+        timeout_s: float = 10.0,
+        wait_for_ready: bool = False,
     ) -> None:
         """Open a channel; nothing is sent yet.
 
         Args:
           server: HOST:PORT of TensorFlow Serving's gRPC API.
+          version: ask this version and no other.
+          label: ask the version that has this label on the server, "stable" or "canary"; with neither
+            `version` nor `label`, the newest one that is loaded.
           timeout_s: deadline of each call in seconds.
           wait_for_ready: within the deadline, wait for a server that is still starting.
         """
@@ -53,8 +63,15 @@ class Client:
             raise InvalidRequest("model must name a model on the server. Received an empty name.")
         if not timeout_s > 0:
             raise InvalidRequest(f"timeout_s must be positive. Received: {timeout_s}.")
+        if version is not None and label is not None:
+            raise InvalidRequest(f"Give version or label, not both. Received: {version} and {label!r}.")
+        if label == "" or (version is not None and not 0 <= version < 2**63):
+            raise InvalidRequest(
+                f"version must be a number of at least 0, label a name. Received: {version}, {label!r}."
+            )
         self.server = server
         self.model = model
+        self._chosen: int | str | None = label if version is None else version
         self._timeout_s = timeout_s
         self._wait_for_ready = wait_for_ready
         self._channel = grpc.insecure_channel(
@@ -74,7 +91,7 @@ class Client:
         Raises:
           ServingError: one of its family.
         """
-        self._current = self._fetch_card(version=None)
+        self._current = self._fetch_card(self._chosen)
         return self._current
 
     def classify(
@@ -120,14 +137,14 @@ class Client:
         card = self._current or self.describe()
         try:
             codec.check_images(images, card.input)
-            return codec.outputs_of(self._call("serving_default", {"images": images}))
+            return codec.outputs_of(self._call("serving_default", {"images": images}, self._chosen))
         except InvalidRequest:
             # Perhaps it fits a version that has gone live since the card came.
             live = self.describe()
             if live.input == card.input:
                 raise
         codec.check_images(images, live.input)
-        return codec.outputs_of(self._call("serving_default", {"images": images}))
+        return codec.outputs_of(self._call("serving_default", {"images": images}, self._chosen))
 
     def close(self) -> None:
         """Close the channel; calls that are still waiting end with an error."""
@@ -148,7 +165,7 @@ class Client:
         """Classify with the card at hand, and again if a version with another input is live."""
         card = self._current or self.describe()
         try:
-            response = self._send(batch, card, via)
+            response = self._send(batch, card, via, self._chosen)
             answered_by = self._card_of(_version_of(response, card))
             again = answered_by.input != card.input
         except (InvalidRequest, ModelNotFound):
@@ -158,7 +175,7 @@ class Client:
                 raise
             again = True
         if again:
-            response = self._send(batch, answered_by, via, version=answered_by.version)
+            response = self._send(batch, answered_by, via, answered_by.version)
         self._current = answered_by
         outputs = codec.outputs_of(response)
         if "probabilities" not in outputs:
@@ -166,7 +183,7 @@ class Client:
         return codec.predictions(outputs["probabilities"], answered_by, top_k)
 
     def _send(
-        self, batch: Sequence[ImageInput], card: ModelCard, via: Via, version: int | None = None
+        self, batch: Sequence[ImageInput], card: ModelCard, via: Via, version: int | str | None
     ) -> wire.PredictResponse:
         if via == "encoded":
             encoded = [preprocessing.encode(image) for image in batch]
@@ -179,7 +196,7 @@ class Client:
     def _card_of(self, version: int) -> ModelCard:
         return self._cards.get(version) or self._fetch_card(version)
 
-    def _fetch_card(self, version: int | None) -> ModelCard:
+    def _fetch_card(self, version: int | str | None) -> ModelCard:
         response = self._call("describe", {"query": [b"card"]}, version)
         outputs = codec.outputs_of(response)
         if "card" not in outputs or outputs["card"].shape != (1,):
@@ -194,7 +211,7 @@ class Client:
         self,
         signature: str,
         inputs: Mapping[str, npt.NDArray[Any] | Sequence[bytes]],
-        version: int | None = None,
+        version: int | str | None,
     ) -> wire.PredictResponse:
         request = codec.predict_request(self.model, signature, inputs, version)
         try:

@@ -61,15 +61,19 @@ def predict_request(
     model: str,
     signature: str,
     inputs: Mapping[str, npt.NDArray[Any] | Sequence[bytes]],
-    version: int | None = None,
+    version: int | str | None = None,
 ) -> wire.PredictRequest:
     """Build a request from numeric arrays, and from sequences of bytes for string inputs (N,).
 
+    Args:
+      version: its number, or a label that the server has for one; None: the newest.
     Raises:
       InvalidRequest: an array's dtype is none that the client sends.
     """
     request = wire.PredictRequest(model_spec=wire.ModelSpec(name=model, signature_name=signature))
-    if version is not None:
+    if isinstance(version, str):
+        request.model_spec.version_label = version
+    elif version is not None:
         request.model_spec.version.value = version
     for name, value in inputs.items():
         _fill_tensor(request.inputs[name], name, value)
@@ -143,11 +147,18 @@ def predictions(probabilities: npt.NDArray[Any], card: ModelCard, top_k: int) ->
       probabilities: float32 (N, K), K labels in the card's order.
     Raises:
       ServerError: the rows are not as long as the card's labels.
+      ImageError: an image has no probabilities.
     """
     if probabilities.ndim != 2 or probabilities.shape[1] != len(card.labels):
         raise errors.ServerError(
             f"The answer must be (N, {len(card.labels)}), one probability a label. Received: "
             f"{probabilities.shape}."
+        )
+    for row in np.flatnonzero(~np.isfinite(probabilities).all(axis=1)):
+        # What the exported graph answers for bytes that it cannot decode, among others that it can.
+        raise errors.ImageError(
+            f"Image {row + 1} of {len(probabilities)} in a request: the model cannot decode it, and gave no "
+            "probabilities. Save it as PNG."
         )
     # Stable, so that equal probabilities come in the order of the labels.
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]

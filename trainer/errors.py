@@ -65,6 +65,18 @@ class WorkerLostError(TrainerError):
     exit_code = 9
 
 
+class NotProvedError(TrainerError):
+    """What was written does not answer as the network that was trained, and is not published."""
+
+    exit_code = 10
+
+
+class ClusterError(TrainerError):
+    """The Kubernetes cluster does not answer, or refuses."""
+
+    exit_code = 11
+
+
 class StoppedError(TrainerError):
     """SIGTERM came; the run's state is saved, and the next start goes on from there."""
 

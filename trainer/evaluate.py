@@ -84,7 +84,10 @@ def _check_classes(version: ExportedVersion, found: ImageSet, data: Path) -> Non
 def _answer(version: ExportedVersion, found: ImageSet) -> tuple[np.ndarray, np.ndarray]:
     with progress.bar(_INFERENCE, len(found)) as advance:
         try:
-            return version.answer(found.paths, on_images=advance)
+            logits, probabilities = version.answer(found.paths, on_images=advance)
+            if np.isfinite(logits).all():
+                return logits, probabilities
+            raise bad_images_error(pipeline.undecodable([found]), len(found), can_be_skipped=False)
         except tf.errors.InvalidArgumentError as error:
             bad = pipeline.undecodable([found])
             if not bad:

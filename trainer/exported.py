@@ -15,6 +15,7 @@ from trainer import model_card
 from trainer.errors import ConfigError, DataError, StorageError
 
 _SIGNATURE = "encoded_images"
+_INPUTS_SIGNATURE = "serving_default"
 _BATCH_SIZE = 32
 _CARD = {
     "name": str,
@@ -83,10 +84,11 @@ class ExportedVersion:
           paths: N files.
           on_images: told how many more images each batch has answered.
         Returns:
-          logits and probabilities, each float32 (N, K).
+          logits and probabilities, each float32 (N, K); NaN for an image that cannot be decoded
+          (pipeline.undecodable names it).
         Raises:
           DataError: a file cannot be read.
-          tf.errors.InvalidArgumentError: an image cannot be decoded (pipeline.undecodable names it).
+          tf.errors.InvalidArgumentError: of a batch no image can be decoded.
         """
         serve = self._loaded.signatures[_SIGNATURE]
         logits = np.zeros((len(paths), len(self.labels)), np.float32)
@@ -98,6 +100,18 @@ class ExportedVersion:
             probabilities[rows] = outputs["probabilities"].numpy()
             on_images(len(paths[rows]))
         return logits, probabilities
+
+    def answer_inputs(self, inputs: np.ndarray) -> np.ndarray:
+        """Send preprocessed images through the signature `serving_default`.
+
+        Args:
+          inputs: float32 (N, H, W, 3).
+        Returns:
+          probabilities, float32 (N, K).
+        """
+        serve = self._loaded.signatures[_INPUTS_SIGNATURE]
+        parts = [inputs[start : start + _BATCH_SIZE] for start in range(0, len(inputs), _BATCH_SIZE)]
+        return np.concatenate([serve(images=tf.constant(part))["probabilities"].numpy() for part in parts])
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -65,7 +65,7 @@ class ImageSet:
           DataError: a class would have no image left.
         """
         dropped = set(paths)
-        rest = self._of([index for index, path in enumerate(self.paths) if path not in dropped])
+        rest = self.subset([index for index, path in enumerate(self.paths) if path not in dropped])
         for name, count in rest.per_class.items():
             if not count:
                 gone = [path for path in self.paths if path in dropped and path.parent.name == name]
@@ -76,9 +76,10 @@ class ImageSet:
         """Return the images that are not held out, and those that are."""
         rest = [index for index, path in enumerate(self.paths) if path not in held_out]
         chosen = [index for index, path in enumerate(self.paths) if path in held_out]
-        return self._of(rest), self._of(chosen)
+        return self.subset(rest), self.subset(chosen)
 
-    def _of(self, indices: Sequence[int]) -> ImageSet:
+    def subset(self, indices: Sequence[int]) -> ImageSet:
+        """Return the images at these places, in this order."""
         return ImageSet(
             self.classes,
             tuple(self.paths[index] for index in indices),

@@ -49,6 +49,32 @@ def decode_and_resize(
     return tf.ensure_shape(tf.cast(resized, tf.float32), (image_size_px, image_size_px, 3))
 
 
+def decode_or_mark(
+    encoded: tf.Tensor, image_size_px: int, resize_filter: ResizeFilter = "bilinear"
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Do as `decode_and_resize`, but have an image that cannot be decoded fail alone.
+
+    A graph cannot catch an error; a dataset can leave out an element that raised one.
+
+    Returns:
+      Levels, black where there are none; bool scalar: whether the image could be decoded.
+    """
+
+    def decoded(one: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return decode_and_resize(one, image_size_px, resize_filter), tf.constant(True)
+
+    black = tf.zeros((image_size_px, image_size_px, 3)), tf.constant(False)
+    first = (
+        tf.data.Dataset.from_tensors(encoded)
+        .map(decoded)
+        .ignore_errors()
+        .concatenate(tf.data.Dataset.from_tensors(black))
+        .take(1)
+        .with_options(_without_autotuning())
+    )
+    return first.get_single_element()  # type: ignore[no-any-return]
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageExamples:
     """The images of one split, read, decoded and preprocessed each time that they are asked for.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from importlib import resources
 from pathlib import Path
 
-from trainer import backbones, signatures
-from trainer.config import check_model_name
+from trainer import backbones, images, release, sample, signatures
+from trainer.config import TrainConfig, check_model_name
 from trainer.model_card import ModelCard
+from trainer.pipeline import ImageExamples
 from trainer.publishing import ModelDirectory
 
 
@@ -34,10 +36,18 @@ def export_pretrained(backbone_name: str, weights: str, model_dir: Path, name: s
         metrics={},
         config={"command": "export-pretrained"},
     )
-    version = model_directory.publish(
-        card,
-        lambda directory, text: signatures.save(directory, network, backbone, backbone.native_size_px, text),
-    )
+    with tempfile.TemporaryDirectory() as drawings:
+        sample.write_sample(Path(drawings, "images"), train_per_class=1)
+        examples = ImageExamples(
+            images.scan_split(Path(drawings, "images", "test")), backbone, backbone.native_size_px
+        )
+        version = model_directory.publish(
+            card,
+            lambda directory, text: signatures.save(
+                directory, network, backbone, backbone.native_size_px, text
+            ),
+            lambda staging: release.prepare(staging, network, examples, TrainConfig.warmup_batch_size),
+        )
     return model_directory.path / str(version)
 
 

@@ -59,7 +59,12 @@ class ModelDirectory:
         """Return the published versions in rising order: what TensorFlow Serving would see."""
         return sorted(int(entry.name) for entry in self.path.iterdir() if entry.name.isdecimal())
 
-    def publish(self, card: ModelCard, save: Callable[[Path, str], None]) -> int:
+    def publish(
+        self,
+        card: ModelCard,
+        save: Callable[[Path, str], None],
+        finish: Callable[[Path], None] = lambda staging: None,
+    ) -> int:
         """Write the next version and make it visible, whole.
 
         A number is never used twice, even when its version has been removed: clients and servers know a
@@ -69,6 +74,7 @@ class ModelDirectory:
 
         Args:
           save: writes the SavedModel into a directory, with the given card.
+          finish: is called when all of that is written; what it raises keeps the version from being seen.
         Returns:
           The number of the version.
         Raises:
@@ -91,6 +97,7 @@ class ModelDirectory:
                 extra = staging / "assets.extra"
                 extra.mkdir(exist_ok=True)
                 (extra / model_card.FILE_NAME).write_text(text, encoding="utf-8")
+                finish(staging)
                 storage.sync_tree(staging)
                 # Before the rename: once the version is visible, nothing may fail any more.
                 highest_ever.seek(0)

@@ -6,11 +6,8 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from google.protobuf import text_format
-from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
-
-from trainer import storage
-from trainer.errors import ConfigError
+from trainer import model_config, storage
+from trainer.config_store import ConfigFile
 from trainer.publishing import ModelDirectory
 from trainer.storage import explaining
 
@@ -47,29 +44,10 @@ def remove_old(directory: ModelDirectory, keep: int, protected: Collection[int])
     return removed
 
 
-def protected_versions(model_config: Path, name: str) -> set[int]:
-    """Return the versions of a model that TensorFlow Serving is told of by number.
+def protected_versions(config_file: Path, name: str) -> set[int]:
+    """Return the versions of a model that a model config file names, by a label or in its policy.
 
-    Args:
-      model_config: what `tensorflow_model_server --model_config_file` takes.
-      name: of the model; a file that does not know it protects nothing.
-    Returns:
-      The versions in `version_labels` and in `model_version_policy { specific { … } }`.
     Raises:
       ConfigError: the file cannot be read or is no such configuration.
-    Source: tensorflow_serving/config/model_server_config.proto, file_system_storage_path_source.proto.
     """
-    try:
-        config = text_format.Parse(model_config.read_text(encoding="utf-8"), ModelServerConfig())
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise ConfigError(
-            f"--model-config must be TensorFlow Serving's model config file, a ModelServerConfig as text. "
-            f"Received: {model_config}: {reason}. Give the file of --model_config_file."
-        ) from error
-    return {
-        version
-        for model in config.model_config_list.config
-        if model.name == name
-        for version in (*model.version_labels.values(), *model.model_version_policy.specific.versions)
-    }
+    return model_config.protected_versions(ConfigFile(config_file).read(), name, config_file)

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -23,6 +23,7 @@ from trainer import (
     phases,
     plots,
     progress,
+    release,
     report,
     results,
     retention,
@@ -37,10 +38,12 @@ from trainer.errors import NotGoodEnoughError, TrainerError
 from trainer.evaluation import Metrics
 from trainer.event_log import EventLog
 from trainer.fitting import Training
-from trainer.images import Splits
+from trainer.images import ImageSet, Splits
 from trainer.loop import Epoch, Loop
 from trainer.model_card import ModelCard
 from trainer.phases import Plan
+from trainer.pipeline import ImageExamples
+from trainer.proof import Proof
 from trainer.publishing import ModelDirectory
 from trainer.report import Report
 from trainer.results import Measured
@@ -127,7 +130,7 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Published:
         _write_report(run, history, measured, splits, plan)
         _pass_gate(run, metrics["validation"], model_directory, splits)
 
-        # 6. The version, whole or not at all.
+        # 6. The version, proved and whole or not at all.
         with clock.measure("export"):
             card = ModelCard(
                 name=config.name,
@@ -141,7 +144,14 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Published:
                 run_id=directory.run_id,
                 resize_filter=config.resize_filter,
             )
-            version = _publish(run, model_directory, card, exported)
+            version = _publish(
+                run,
+                model_directory,
+                card,
+                exported,
+                splits["validation"],
+                on_proof=lambda proof: _write_report(run, history, measured, splits, plan, proof),
+            )
         return Published(model_directory.path / str(version), metrics, directory.path)
 
 
@@ -242,6 +252,7 @@ def _write_report(
     measured: Mapping[str, Measured],
     splits: Splits,
     plan: Plan,
+    proof: Proof | None = None,
 ) -> None:
     if not run.devices.is_chief:
         return
@@ -257,6 +268,7 @@ def _write_report(
                 "images": ", ".join(f"{len(images)} {split}" for split, images in splits.items()),
                 "devices": f"{run.devices.replicas} replica(s) on {run.devices.workers} worker(s)",
                 "precision": run.config.precision,
+                **({"proved": proof.in_words()} if proof else {}),
             },
             history=history,
             results=[one.result for one in measured.values()],
@@ -265,7 +277,7 @@ def _write_report(
                 "frozen layers": plan.extracted,
                 **{phase.name: phase.epochs * len(phase.train.labels) for phase in plan.phases},
             },
-            warnings=image_checks.warnings(splits),
+            warnings=[*(proof.complaints() if proof else ()), *image_checks.warnings(splits)],
         ),
     )
 
@@ -285,16 +297,25 @@ def _pass_gate(run: _Run, candidate: Metrics, model_directory: ModelDirectory, s
         raise NotGoodEnoughError(verdict)
 
 
-def _publish(run: _Run, model_directory: ModelDirectory, card: ModelCard, exported: keras.Model) -> int:
+def _publish(
+    run: _Run,
+    model_directory: ModelDirectory,
+    card: ModelCard,
+    exported: keras.Model,
+    validation: ImageSet,
+    on_proof: Callable[[Proof], object],
+) -> int:
     """Have the chief publish; the others wait for it, so that none is done before there is a version."""
     if not run.devices.is_chief:
         return int(run.devices.from_chief(""))
     run.stop.check()
+    examples = ImageExamples(validation, card.backbone, card.image_size_px, resize_filter=card.resize_filter)
     version = model_directory.publish(
         card,
         lambda path, text: signatures.save(
             path, exported, card.backbone, card.image_size_px, text, card.resize_filter
         ),
+        finish=lambda path: release.prepare(path, exported, examples, run.config.warmup_batch_size, on_proof),
     )
     run.directory.end({"version": version, "metrics": card.metrics})
     if run.config.keep_versions:

@@ -25,7 +25,10 @@ from trainer.errors import ConfigError, StorageError
 from trainer.images import Splits
 
 _NOT_IDENTITY = frozenset(
-    {"run_id", "cache_dir", "keep_versions", "model_config", "gpus", "checkpoint_seconds"}
+    {
+        *("run_id", "cache_dir", "keep_versions", "model_config", "gpus", "checkpoint_seconds"),
+        "warmup_batch_size",
+    }
 )
 """Settings that may change between two starts of one run: they do not change what is trained."""
 

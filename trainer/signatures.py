@@ -23,6 +23,9 @@ def save(
 ) -> None:
     """Write a SavedModel with the signatures `serving_default`, `encoded_images` and `describe`.
 
+    An image of `encoded_images` that cannot be decoded is answered with NaN among others that can be; a
+    call in which none can be is refused.
+
     ExportArchive tracks the network's variables; a plain tf.Module around a Keras 3 model loads in
     Python and fails in TensorFlow Serving with "Could not find variable".
 
@@ -44,12 +47,27 @@ def save(
         return answer(tf.ensure_shape(images, image_spec.shape))
 
     def encoded_images(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
-        levels = tf.map_fn(
-            lambda one: pipeline.decode_and_resize(one, image_size_px, resize_filter),
-            tf.ensure_shape(encoded, (None,)),
-            fn_output_signature=tf.TensorSpec((image_size_px, image_size_px, 3), tf.float32),
+        encoded = tf.ensure_shape(encoded, (None,))
+        level_spec = tf.TensorSpec((image_size_px, image_size_px, 3), tf.float32)
+        levels, decodable = tf.map_fn(
+            lambda one: pipeline.decode_or_mark(one, image_size_px, resize_filter),
+            encoded,
+            fn_output_signature=(level_spec, tf.TensorSpec((), tf.bool)),
         )
-        return answer(backbones.preprocess_input(backbone, levels))
+        # Several callers' images share a batch, and one that is bad must not fail them all. Where none
+        # can be decoded there is nobody to spare, and the decoder says what is wrong.
+        levels = tf.cond(
+            tf.reduce_any(decodable),
+            lambda: levels,
+            lambda: tf.map_fn(
+                lambda one: pipeline.decode_and_resize(one, image_size_px, resize_filter),
+                encoded,
+                fn_output_signature=level_spec,
+            ),
+        )
+        answers = answer(backbones.preprocess_input(backbone, levels))
+        not_a_number = tf.constant(float("nan"))
+        return {name: tf.where(decodable[:, tf.newaxis], row, not_a_number) for name, row in answers.items()}
 
     def describe(query: tf.Tensor) -> dict[str, tf.Tensor]:
         # One card a row: with batching, TensorFlow Serving wants an input, and outputs as long as it.

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import tensorflow as tf
-
 from trainer.errors import StorageError
 
 _PARTIAL = ".partial"
+# By name: importing TensorFlow takes seconds, and not every command needs it.
+_TENSORFLOW_REFUSALS = ("NotFoundError", "PermissionDeniedError", "ResourceExhaustedError")
 
 
 @contextmanager
@@ -24,17 +24,23 @@ def explaining(what: str, path: Path) -> Iterator[None]:
     """Turn a file system's refusal inside the block into a StorageError."""
     try:
         yield
-    except (
-        OSError,
-        tf.errors.NotFoundError,
-        tf.errors.PermissionDeniedError,
-        tf.errors.ResourceExhaustedError,
-    ) as error:
-        reason = error.strerror or error if isinstance(error, OSError) else error.message
+    except Exception as error:
+        reason = _refusal(error)
+        if reason is None:
+            raise
         raise StorageError(
             f"{what}: {path}: {reason}. Check that the volume is there, has space, and that this user may "
             "write to it."
         ) from error
+
+
+def _refusal(error: Exception) -> str | None:
+    """Return what a file system said, to Python or to TensorFlow; None: it was not a file system."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if type(error).__module__.startswith("tensorflow.") and type(error).__name__ in _TENSORFLOW_REFUSALS:
+        return str(getattr(error, "message", error))
+    return None
 
 
 def write_atomically(path: Path, content: str | Callable[[BinaryIO], object]) -> None:

@@ -27,8 +27,16 @@ def channel(address: str) -> Iterator[grpc.Channel]:
         yield channel
 
 
+PredictCall = Callable[..., predict_pb2.PredictResponse]
+
+
 @pytest.fixture(scope="module")
-def predict(channel: grpc.Channel) -> Callable[..., predict_pb2.PredictResponse]:
+def predict(channel: grpc.Channel) -> PredictCall:
+    return calls_of(channel)
+
+
+def calls_of(channel: grpc.Channel) -> PredictCall:
+    """Return a function that builds a request from inputs and the parts of a ModelSpec, and sends it."""
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
     def call(
@@ -57,7 +65,7 @@ def predict(channel: grpc.Channel) -> Callable[..., predict_pb2.PredictResponse]
 
 
 def test_answers_with_names_shapes_and_the_version(
-    predict: Callable[..., predict_pb2.PredictResponse],
+    predict: PredictCall,
 ) -> None:
     response = predict({"images": np.zeros((16, 32, 32, 3), np.float32)})
     assert {key: tf.make_ndarray(value).shape for key, value in response.outputs.items()} == {
@@ -68,13 +76,13 @@ def test_answers_with_names_shapes_and_the_version(
     assert (spec.name, spec.version.value, spec.signature_name) == ("tiny", 1, "serving_default")
 
 
-def test_describe_answers_one_card_a_row(predict: Callable[..., predict_pb2.PredictResponse]) -> None:
+def test_describe_answers_one_card_a_row(predict: PredictCall) -> None:
     cards = tf.make_ndarray(predict({"query": [b"", b"x", b"y"]}, signature="describe").outputs["card"])
     assert cards.shape == (3,)
     assert len(set(cards)) == 1
 
 
-def test_output_filter_leaves_the_rest_out(predict: Callable[..., predict_pb2.PredictResponse]) -> None:
+def test_output_filter_leaves_the_rest_out(predict: PredictCall) -> None:
     assert list(predict({"images": ROW}, output_filter=["logits"]).outputs) == ["logits"]
 
 
@@ -191,7 +199,7 @@ CASES = [
 
 @pytest.mark.parametrize(("inputs", "options", "code", "message"), CASES)
 def test_refuses_with_tensorflow_servings_status(
-    predict: Callable[..., predict_pb2.PredictResponse],
+    predict: PredictCall,
     inputs: dict[str, object],
     options: dict[str, object],
     code: grpc.StatusCode,
@@ -203,32 +211,28 @@ def test_refuses_with_tensorflow_servings_status(
     assert caught.value.details() == message
 
 
-@pytest.mark.parametrize(
-    ("inputs", "signature", "message"),
-    [
-        pytest.param(
-            {"images": np.zeros((1, 32, 32, 4), np.float32)}, "", "[1,32,32,4] is not comp", id="channels"
-        ),
-        pytest.param({"images": np.zeros((32, 32), np.float32)}, "", "[32,32] is not compatible", id="rank"),
-        pytest.param({"images": 1.0}, "", "[] is not compatible", id="scalar"),
-        pytest.param(
-            {"images": np.zeros((1, 33, 32, 3), np.float32)}, "", "[1,33,32,3] is not comp", id="height"
-        ),
-        pytest.param({"images": ROW[:0]}, "", "{{node ", id="no rows"),
-        pytest.param({"encoded": b"x"}, "encoded_images", "[] is not compatible", id="scalar bytes"),
-        pytest.param({"encoded": [[b"x"]]}, "encoded_images", "[1,1] is not compatible", id="rows of bytes"),
-        pytest.param(
-            {"encoded": [b"no image"]}, "encoded_images", "Unknown image file format", id="no image"
-        ),
-        pytest.param({"encoded": [b""]}, "encoded_images", "Input is empty", id="no bytes"),
-        pytest.param(
-            {"encoded": [GOOD[:200]]}, "encoded_images", "jpeg::Uncompress failed", id="truncated JPEG"
-        ),
-        pytest.param({"encoded": [GOOD, b"bad"]}, "encoded_images", "Unknown image file", id="one of two"),
-    ],
-)
+KERNEL_CASES = [
+    pytest.param(
+        {"images": np.zeros((1, 32, 32, 4), np.float32)}, "", "[1,32,32,4] is not comp", id="channels"
+    ),
+    pytest.param({"images": np.zeros((32, 32), np.float32)}, "", "[32,32] is not compatible", id="rank"),
+    pytest.param({"images": 1.0}, "", "[] is not compatible", id="scalar"),
+    pytest.param(
+        {"images": np.zeros((1, 33, 32, 3), np.float32)}, "", "[1,33,32,3] is not comp", id="height"
+    ),
+    pytest.param({"images": ROW[:0]}, "", "{{node ", id="no rows"),
+    pytest.param({"encoded": b"x"}, "encoded_images", "[] is not compatible", id="scalar bytes"),
+    pytest.param({"encoded": [[b"x"]]}, "encoded_images", "[1,1] is not compatible", id="rows of bytes"),
+    pytest.param({"encoded": [b"no image"]}, "encoded_images", "Unknown image file format", id="no image"),
+    pytest.param({"encoded": [b""]}, "encoded_images", "Input is empty", id="no bytes"),
+    pytest.param({"encoded": [GOOD[:200]]}, "encoded_images", "jpeg::Uncompress failed", id="truncated JPEG"),
+    pytest.param({"encoded": [b"bad", b"worse"]}, "encoded_images", "Unknown image file", id="none of two"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "signature", "message"), KERNEL_CASES)
 def test_what_the_kernels_refuse_is_an_invalid_argument(
-    predict: Callable[..., predict_pb2.PredictResponse],
+    predict: PredictCall,
     inputs: dict[str, object],
     signature: str,
     message: str,
@@ -241,7 +245,7 @@ def test_what_the_kernels_refuse_is_an_invalid_argument(
 
 
 def test_a_batch_of_any_size_passes_grpcs_default_limit(
-    predict: Callable[..., predict_pb2.PredictResponse],
+    predict: PredictCall,
 ) -> None:
     images = np.zeros((512, 32, 32, 3), np.float32)
     assert images.nbytes > 4 * 2**20
@@ -306,9 +310,7 @@ def test_status_of_what_is_not_there(
     assert (caught.value.code(), caught.value.details()) == (NOT_FOUND, message)
 
 
-def test_the_served_answer_is_the_exported_graphs(
-    predict: Callable[..., predict_pb2.PredictResponse], published: object
-) -> None:
+def test_the_served_answer_is_the_exported_graphs(predict: PredictCall, published: object) -> None:
     images = np.random.default_rng(0).uniform(-120, 120, (4, 32, 32, 3)).astype(np.float32)
     path: Path = published.path  # type: ignore[attr-defined]
     direct = tf.saved_model.load(str(path)).signatures["serving_default"](images=tf.constant(images))

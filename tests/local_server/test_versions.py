@@ -9,6 +9,7 @@ import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     get_model_status_pb2,
+    model_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
@@ -17,6 +18,7 @@ from tensorflow_serving.apis import (
 from tests.conftest import serving, tiny_saved_model
 
 State = get_model_status_pb2.ModelVersionStatus
+NEWEST = model_pb2.ModelSpec(name="m")
 
 
 def predict(
@@ -47,7 +49,7 @@ def publish(base_path: Path, version: int) -> None:
 
 def test_a_new_version_replaces_the_old_without_a_lost_request(tmp_path: Path) -> None:
     publish(tmp_path, 1)
-    with serving("m", tmp_path) as (address, model), grpc.insecure_channel(address) as channel:
+    with serving("m", tmp_path) as (address, models), grpc.insecure_channel(address) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         stop = threading.Event()
         answers: list[tuple[float, int]] = []
@@ -65,7 +67,7 @@ def test_a_new_version_replaces_the_old_without_a_lost_request(tmp_path: Path) -
             caller.start()
         for version in (2, 3, 4):
             publish(tmp_path, version)
-            model.poll()
+            models.poll()
             seen = len(answers)
             while len(answers) < seen + 50 and not failures:
                 stop.wait(0.01)
@@ -83,24 +85,24 @@ def test_a_new_version_replaces_the_old_without_a_lost_request(tmp_path: Path) -
 
 def test_a_call_that_has_begun_ends_on_its_version(tmp_path: Path) -> None:
     publish(tmp_path, 1)
-    with serving("m", tmp_path) as (_, model):
-        held = model.find(None)
+    with serving("m", tmp_path) as (_, models):
+        held = models.find(NEWEST)
         publish(tmp_path, 2)
-        model.poll()
+        models.poll()
         request = predict_pb2.PredictRequest()
         request.inputs["images"].CopyFrom(tf.make_tensor_proto(np.zeros((1, 2), np.float32)))
         assert held.predict(request).model_spec.version.value == 1
-        assert model.find(None).version == 2
+        assert models.find(NEWEST).version == 2
 
 
 def test_a_damaged_version_fails_alone_and_is_tried_again_once_replaced(tmp_path: Path) -> None:
     publish(tmp_path, 1)
-    with serving("m", tmp_path) as (address, model), grpc.insecure_channel(address) as channel:
+    with serving("m", tmp_path) as (address, models), grpc.insecure_channel(address) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         (tmp_path / "2").mkdir()
         (tmp_path / "2" / "saved_model.pb").write_bytes(b"\xff damaged")
         for _ in range(2):  # a failed version stays failed
-            model.poll()
+            models.poll()
             assert predict(stub) == (1.0, 1)
             assert states(channel) == [(2, State.END), (1, State.AVAILABLE)]
         request = get_model_status_pb2.GetModelStatusRequest()
@@ -112,9 +114,9 @@ def test_a_damaged_version_fails_alone_and_is_tried_again_once_replaced(tmp_path
         assert status.status.error_code != 0
         assert status.status.error_message
         shutil.rmtree(tmp_path / "2")
-        model.poll()
+        models.poll()
         publish(tmp_path, 2)
-        model.poll()
+        models.poll()
         assert predict(stub) == (2.0, 2)
 
 
@@ -123,43 +125,43 @@ def test_staging_and_run_directories_are_no_versions(tmp_path: Path) -> None:
     tiny_saved_model(tmp_path / ".staging-2", 2.0)
     (tmp_path / ".runs").mkdir()
     (tmp_path / "3").touch()  # a file
-    with serving("m", tmp_path) as (_, model):
-        assert model.find(None).version == 1
-        assert list(model.states()) == [1]
+    with serving("m", tmp_path) as (_, models):
+        assert models.find(NEWEST).version == 1
+        assert list(models.states(NEWEST)) == [1]
 
 
 def test_removing_the_newest_goes_back_and_removing_all_unloads(tmp_path: Path) -> None:
     for version in (1, 2):
         publish(tmp_path, version)
-    with serving("m", tmp_path) as (address, model), grpc.insecure_channel(address) as channel:
+    with serving("m", tmp_path) as (address, models), grpc.insecure_channel(address) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         assert predict(stub) == (2.0, 2)
         shutil.rmtree(tmp_path / "2")
-        model.poll()
+        models.poll()
         assert predict(stub) == (1.0, 1)
         shutil.rmtree(tmp_path / "1")
-        model.poll()
+        models.poll()
         with pytest.raises(grpc.RpcError, match=r"Servable not found for request: Latest\(m\)"):
             predict(stub)
         publish(tmp_path, 1)
-        model.poll()
+        models.poll()
         assert predict(stub) == (1.0, 1)
 
 
 def test_a_base_path_that_is_out_of_reach_for_a_moment_takes_nothing_away(tmp_path: Path) -> None:
     base_path = tmp_path / "m"
     publish(base_path, 1)
-    with serving("m", base_path) as (_, model):
+    with serving("m", base_path) as (_, models):
         base_path.rename(tmp_path / "elsewhere")
-        model.poll()
-        assert model.find(None).version == 1
+        models.poll()
+        assert models.find(NEWEST).version == 1
 
 
 def test_an_empty_base_path_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "m" / "1").mkdir(parents=True)  # one level too high
-    with serving("m", tmp_path) as (_, model):
-        model.poll()
-        assert caplog.text.count("waiting: no version, a folder named by an integer") == 1
+    with serving("m", tmp_path) as (_, models):
+        models.poll()
+        assert caplog.text.count("waiting: no version to serve, a folder named by an integer") == 1
 
 
 def test_health_answers_under_tensorflow_servings_names(tmp_path: Path) -> None:

@@ -174,8 +174,9 @@ def test_waits_for_a_server_that_starts_later(published: run.Published, image_tr
         port = probe.getsockname()[1]
     from concurrent.futures import ThreadPoolExecutor
 
+    from local_server import configuration
+    from local_server.models import Models
     from local_server.services import build_server
-    from local_server.versions import ModelVersions
 
     with (
         Client(f"localhost:{port}", model="tiny", timeout_s=30, wait_for_ready=True) as client,
@@ -183,9 +184,10 @@ def test_waits_for_a_server_that_starts_later(published: run.Published, image_tr
     ):
         answer = pool.submit(client.classify, pictures(image_tree, 1))
         time.sleep(0.5)
-        model = ModelVersions("tiny", published.path.parent)
-        model.poll()
-        server, _ = build_server(model, f"localhost:{port}", max_threads=2)
+        models = Models()
+        models.configure(configuration.of_one_model("tiny", published.path.parent))
+        models.poll()
+        server, _ = build_server(models, f"localhost:{port}", max_threads=2)
         server.start()
         try:
             assert len(answer.result()) == 1
@@ -236,11 +238,11 @@ def test_a_version_that_goes_live_between_two_calls_is_read_with_its_own_card(
 ) -> None:
     first: dict[str, object] = {"backbone_name": "vgg16", "labels": ["a", "b", "c"]}
     publish_tiny(tmp_path, **first)
-    with serving("m", tmp_path / "m") as (address, model), Client(address, model="m") as client:
+    with serving("m", tmp_path / "m") as (address, models), Client(address, model="m") as client:
         (before,) = client.classify([RED_AND_SOME_BLUE], via=via)
         assert before.version == 1
         publish_tiny(tmp_path, **{**first, **change})
-        model.poll()
+        models.poll()
         (prediction,) = client.classify([RED_AND_SOME_BLUE], via=via)
         with Client(address, model="m") as fresh:
             assert [prediction] == fresh.classify([RED_AND_SOME_BLUE], via=via)
@@ -251,10 +253,10 @@ def test_a_version_that_goes_live_between_two_calls_is_read_with_its_own_card(
 
 def test_predict_follows_a_version_with_another_input(tmp_path: Path) -> None:
     publish_tiny(tmp_path, "vgg16", ["a", "b"])
-    with serving("m", tmp_path / "m") as (address, model), Client(address, model="m") as client:
+    with serving("m", tmp_path / "m") as (address, models), Client(address, model="m") as client:
         assert client.predict(np.zeros((1, 8, 8, 3), np.float32))["logits"].shape == (1, 2)
         publish_tiny(tmp_path, "vgg16", ["a", "b"], size_px=10)
-        model.poll()
+        models.poll()
         assert client.predict(np.zeros((1, 10, 10, 3), np.float32))["logits"].shape == (1, 2)
         with pytest.raises(InvalidRequest, match=r"\(N, 10, 10, 3\)"):
             client.predict(np.zeros((1, 8, 8, 3), np.float32))
