@@ -59,6 +59,7 @@ class ModelVersions:
         self._lock = threading.Lock()
         self._loaded: dict[int, Servable] = {}
         self._states: dict[int, VersionState] = {}
+        self._retired: list[Servable] = []
         self._waiting_for = ""
 
     def find(self, version: int | None) -> Servable:
@@ -92,6 +93,7 @@ class ModelVersions:
 
     def poll(self) -> None:
         """Bring what is loaded in line with what is on disk; called from one thread."""
+        self._retired.clear()
         on_disk = self._versions_on_disk()
         if on_disk is None:
             return  # a base path that cannot be read for a moment takes no version away
@@ -166,7 +168,9 @@ class ModelVersions:
         )
 
     def _retire(self, version: int) -> None:
-        del self._loaded[version]
+        # Its memory is given back with the next poll: that takes 40 ms, in which calls wait, and the first
+        # ones to the new version are not to be those.
+        self._retired.append(self._loaded.pop(version))
         self._states[version] = VersionState(_ModelVersionStatus.END)
         _log.info("%s: retired version %d", self.name, version)
 

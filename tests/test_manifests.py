@@ -10,10 +10,14 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from google.protobuf import text_format
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from local_server import cli as server_cli
+from local_server import configuration
 from trainer import cli as trainer_cli
-from trainer import errors
+from trainer import cluster, errors, model_config, warmup
+from trainer.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "k8s").glob("*.yaml"))
@@ -75,13 +79,61 @@ def test_job_and_deployment_share_one_claim_that_exists() -> None:
         assert by_name(f"PersistentVolumeClaim/{claim}")["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
+CONFIG: dict[str, str] = by_name("ConfigMap/classifier-serving")["data"]
+
+
 def test_what_the_job_publishes_is_what_the_deployment_serves() -> None:
     training = trainer_cli._parser().parse_args(TRAINING["containers"][0]["args"])
     serving = server_cli._parser().parse_args(SERVING["containers"][0]["args"])
-    assert training.model_dir / training.name == serving.model_base_path
-    assert training.name == serving.model_name
+    (model,) = text_format.Parse(CONFIG["models.config"], ModelServerConfig()).model_config_list.config
+    assert str(training.model_dir / training.name) == model.base_path
+    assert training.name == model.name
+    assert training.model_config == serving.model_config_file
     assert training.data == Path(claims(TRAINING)["data"])
     assert serving.enable_grpc_healthcheck_service
+
+
+def test_the_model_config_keeps_all_versions_and_has_both_labels() -> None:
+    (model,) = text_format.Parse(CONFIG["models.config"], ModelServerConfig()).model_config_list.config
+    assert model.model_version_policy.WhichOneof("policy_choice") == "all"
+    assert dict(model.version_labels) == {"stable": 1, "canary": 1}
+    serving = server_cli._parser().parse_args(SERVING["containers"][0]["args"])
+    assert serving.allow_version_labels_for_unavailable_models
+    assert model_config.labels(
+        model_config.promote(CONFIG["models.config"], "classifier", "stable", 2, "file"), "classifier", "file"
+    ) == {"stable": 2, "stable-previous": 1, "canary": 1}
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_every_allowed_batch_size_has_been_run_by_the_warm_up_file(device: str, tmp_path: Path) -> None:
+    file = tmp_path / "batching.config"
+    file.write_text(CONFIG[f"batching.{device}.config"])
+    parameters = configuration.read_batching(file)
+    assert list(parameters.allowed_batch_sizes) == warmup.batch_sizes(TrainConfig.warmup_batch_size)
+
+
+def test_prometheus_finds_its_metrics(tmp_path: Path) -> None:
+    file = tmp_path / "monitoring.config"
+    file.write_text(CONFIG["monitoring.config"])
+    assert configuration.read_metrics_path(file) == "/monitoring/prometheus/metrics"
+
+
+@pytest.mark.parametrize("spec", [TRAINING, SERVING], ids=["training", "serving"])
+def test_the_files_that_the_flags_name_are_there_and_promoted_labels_win(spec: dict[str, Any]) -> None:
+    mounts = {mount["name"]: mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]}
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "config"]
+    defaults, labels = (source["configMap"] for source in volume["projected"]["sources"])
+    assert (defaults["name"], labels) == (
+        "classifier-serving",
+        {"name": "classifier-labels", "optional": True},
+    )
+    assert (defaults["name"], labels["name"]) == (cluster._DEFAULTS, cluster._LABELS)
+    named = [
+        argument.partition("=")[2] for argument in spec["containers"][0]["args"] if "=/config/" in argument
+    ]
+    assert named
+    for path in named:
+        assert path.removeprefix(mounts["config"] + "/") in CONFIG
 
 
 def test_the_service_finds_the_deployments_pods() -> None:
@@ -90,7 +142,7 @@ def test_the_service_finds_the_deployments_pods() -> None:
     assert service["selector"].items() <= labels.items()
     assert deployment["selector"]["matchLabels"] == labels
     ports = {port["name"]: port["containerPort"] for port in SERVING["containers"][0]["ports"]}
-    assert ports == {service["ports"][0]["targetPort"]: service["ports"][0]["port"]}
+    assert ports == {port["targetPort"]: port["port"] for port in service["ports"]}
     assert SERVING["containers"][0]["readinessProbe"]["grpc"]["port"] == ports["grpc"]
 
 

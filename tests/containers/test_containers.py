@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_manifests import SERVING
+from tests.test_manifests import CONFIG, SERVING
 
 pytestmark = pytest.mark.containers
 
 ROOT = Path(__file__).parents[2]
 TRAIN_IMAGE = "image-classifier-train:test"
 SERVE_IMAGE = "image-classifier-serve:test"
+BAKED_IMAGE = "image-classifier-serve:baked"
 OFFICIAL = "tensorflow/serving:2.20.0"
 STAND_IN = "tensorflow/serving:stand-in"
 HARDENED = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
@@ -83,11 +84,21 @@ def published(images: None, volume: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(images: None, published: str, volume: Path) -> Iterator[str]:
+def config(volume: Path) -> Path:
+    """The manifest's ConfigMap as the pods see it."""
+    directory = volume / "config"
+    directory.mkdir()
+    for name, text in CONFIG.items():
+        (directory / name).write_text(text)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def server(images: None, published: str, volume: Path, config: Path) -> Iterator[str]:
     """A container of the serving image with the manifest's own arguments; its id."""
     container = docker(
         "run", "--detach", "--tmpfs=/tmp", *HARDENED, f"--volume={volume}/models:/models:ro",
-        SERVE_IMAGE, *SERVING["containers"][0]["args"],
+        f"--volume={config}:/config:ro", SERVE_IMAGE, *SERVING["containers"][0]["args"],
     ).strip()  # fmt: skip
     yield container
     subprocess.run(["docker", "rm", "--force", container], capture_output=True, check=False)
@@ -114,6 +125,28 @@ def test_a_third_container_gets_its_pictures_classified(server: str, volume: Pat
 def test_no_container_runs_as_root(server: str) -> None:
     for image in (TRAIN_IMAGE, SERVE_IMAGE):
         assert docker("image", "inspect", "--format={{.Config.User}}", image).strip() == "10001:10001"
+
+
+def test_models_can_be_baked_into_the_image(images: None, published: str, volume: Path) -> None:
+    context = volume / "context"
+    shutil.copytree(volume / "models" / "classifier" / "1", context / "models" / "classifier" / "1")
+    for name in ("Dockerfile.serve", "LICENSE", ".dockerignore"):
+        shutil.copy(ROOT / name, context)
+    tag = docker("image", "inspect", '--format={{index .Config.Labels "stand-in"}}', SERVE_IMAGE).strip()
+    docker(
+        "build", "-f", context / "Dockerfile.serve", "--build-arg=MODELS=models",
+        f"--build-arg=TF_SERVING_TAG={'stand-in' if tag == 'true' else '2.20.0'}", "-t", BAKED_IMAGE, context,
+    )  # fmt: skip
+    container = docker("run", "--detach", "--tmpfs=/tmp", *HARDENED, BAKED_IMAGE).strip()
+    try:
+        printed = docker(
+            "run", "--rm", f"--network=container:{container}", "--tmpfs=/tmp", *HARDENED,
+            "--entrypoint=python", TRAIN_IMAGE,
+            "-m", "serving_client", "describe", "--model=classifier", "--wait", "--timeout-s=60",
+        )  # fmt: skip
+        assert json.loads(printed)["version"] == 1
+    finally:
+        subprocess.run(["docker", "rm", "--force", container], capture_output=True, check=False)
 
 
 def test_sigterm_reaches_the_server(server: str) -> None:
