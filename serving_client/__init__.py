@@ -1,6 +1,7 @@
 """A small gRPC client for image classifiers on TensorFlow Serving; it never imports TensorFlow."""
 
 from serving_client.card import ModelCard
+from serving_client.channel import Tls
 from serving_client.client import Client
 from serving_client.codec import Prediction, Score
 from serving_client.errors import (
@@ -28,5 +29,6 @@ __all__ = [
     "ServerError",
     "ServerUnavailable",
     "ServingError",
+    "Tls",
     "preprocess_input",
 ]

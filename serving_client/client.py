@@ -15,6 +15,7 @@ import numpy.typing as npt
 from serving_client import card as model_card
 from serving_client import codec, preprocessing, wire
 from serving_client.card import ModelCard
+from serving_client.channel import Tls, open_channel
 from serving_client.codec import Prediction
 from serving_client.errors import InvalidRequest, ModelNotFound, ServerError
 from serving_client.preprocessing import ImageInput
@@ -23,8 +24,6 @@ Via = Literal["images", "encoded"]
 
 # Images per request: float32 at 299 px is 1.07 MB an image.
 _BATCH_SIZE = 16
-# gRPC's own limit for an answer is 4 MiB: 1,000 classes × 16 rows need far less, raw tensors may not.
-_MAX_ANSWER_BYTES = 256 * 1024 * 1024
 
 _Item = TypeVar("_Item")
 
@@ -48,16 +47,21 @@ class Client:
         label: str | None = None,
         timeout_s: float = 10.0,
         wait_for_ready: bool = False,
+        tls: Tls | None = None,
     ) -> None:
         """Open a channel; nothing is sent yet.
 
+        A call that finds no server, or a server that is overloaded, is sent again within its deadline.
+
         Args:
-          server: HOST:PORT of TensorFlow Serving's gRPC API.
+          server: HOST:PORT of TensorFlow Serving's gRPC API; dns:///HOST:PORT with a headless Service, so
+            that calls are spread over all its pods.
           version: ask this version and no other.
           label: ask the version that has this label on the server, "stable" or "canary"; with neither
             `version` nor `label`, the newest one that is loaded.
           timeout_s: deadline of each call in seconds.
           wait_for_ready: within the deadline, wait for a server that is still starting.
+          tls: None: in the clear.
         """
         if not model:
             raise InvalidRequest("model must name a model on the server. Received an empty name.")
@@ -74,9 +78,7 @@ class Client:
         self._chosen: int | str | None = label if version is None else version
         self._timeout_s = timeout_s
         self._wait_for_ready = wait_for_ready
-        self._channel = grpc.insecure_channel(
-            server, options=[("grpc.max_receive_message_length", _MAX_ANSWER_BYTES)]
-        )
+        self._channel = open_channel(server, tls)
         self._predict = self._channel.unary_unary(
             wire.PREDICT,
             request_serializer=wire.PredictRequest.SerializeToString,

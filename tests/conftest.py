@@ -26,6 +26,10 @@ from trainer.config import TrainConfig  # noqa: E402
 # Logical devices are fixed with the first operation, so every test runs with two.
 distribution.configure_logical_cpus(2)
 
+# The servers of the tests are on this machine: a proxy for the way out must not be asked for them.
+for _name in [name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy")]:
+    del os.environ[_name]
+
 IMAGE_SIZE_PX = 32
 
 

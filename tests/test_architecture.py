@@ -71,7 +71,7 @@ TRAINER = [
     "cli",
     "__main__",
 ]
-CLIENT = ["errors", "preprocessing", "card", "wire", "codec", "client", "cli", "__main__"]
+CLIENT = ["errors", "preprocessing", "card", "wire", "codec", "channel", "client", "cli", "__main__"]
 SERVER = [
     "wire",
     "configuration",
