@@ -117,6 +117,7 @@ def test_imagenet_without_a_network_names_the_other_two_ways(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path))  # no weights cached
+    monkeypatch.setattr("urllib.request._opener", None)  # or it keeps the proxies for later tests
     for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # nothing listens on the discard port
     with pytest.raises(WeightsError, match=r"could not download.*--weights FILE.weights.h5.*--weights none"):
