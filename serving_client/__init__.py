@@ -1,9 +1,10 @@
 """A small gRPC client for image classifiers on TensorFlow Serving; it never imports TensorFlow."""
 
+from serving_client.aio import AsyncClient
 from serving_client.card import ModelCard
 from serving_client.channel import Tls
 from serving_client.client import Client
-from serving_client.codec import Prediction, Score
+from serving_client.codec import Prediction, Score, VersionStatus
 from serving_client.errors import (
     DeadlineExceeded,
     ImageError,
@@ -16,6 +17,7 @@ from serving_client.errors import (
 from serving_client.preprocessing import ImageInput, InputSpec, preprocess_input
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "DeadlineExceeded",
     "ImageError",
@@ -30,5 +32,6 @@ __all__ = [
     "ServerUnavailable",
     "ServingError",
     "Tls",
+    "VersionStatus",
     "preprocess_input",
 ]

@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from serving_client import resizing
 from serving_client.errors import ServerError
-from serving_client.preprocessing import MODES, RESIZE_FILTERS, InputSpec
+from serving_client.preprocessing import MODES, InputSpec
 
 SCHEMA_VERSION = 1
 
@@ -46,7 +47,7 @@ def parse(text: bytes) -> ModelCard:
                 f"{SCHEMA_VERSION}. Install the client that belongs to the trainer."
             )
         spec = raw["input"]
-        known = spec["preprocessing"] in MODES and spec["resize_filter"] in RESIZE_FILTERS
+        known = spec["preprocessing"] in MODES and spec["resize_filter"] in resizing.FILTERS
         if not known or spec["channels"] != "RGB":
             raise ServerError(
                 f"The model card asks for an input that this client cannot make: {spec}. "

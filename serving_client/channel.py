@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from serving_client import wire
 from serving_client.errors import InvalidRequest
 
 # gRPC's own limit for an answer is 4 MiB: 1,000 classes × 16 rows need far less, raw tensors may not.
@@ -27,16 +28,20 @@ _SERVICE_CONFIG = {
                 {"service": "tensorflow.serving.ModelService"},
             ],
             "retryPolicy": {
-                "maxAttempts": 5,  # the most that gRPC takes
-                "initialBackoff": "0.1s",  # gRPC itself adds the jitter
-                "maxBackoff": "2s",
-                "backoffMultiplier": 2,
+                # The most that gRPC takes; they take 4 s in all, and gRPC itself adds the jitter. Callers
+                # that a server has no threads for spread out until it has.
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "3s",
+                "backoffMultiplier": 3,
                 # A pod that goes or comes; a server whose threads are all busy. The rest would fail again.
                 "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
             },
         }
     ],
 }
+
+METHODS = (wire.PREDICT, wire.GET_MODEL_STATUS)
 
 OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
@@ -111,3 +116,10 @@ def open_channel(server: str, tls: Tls | None) -> grpc.Channel:
     if tls is None:
         return grpc.insecure_channel(server, options=OPTIONS)
     return grpc.secure_channel(server, tls.credentials(), options=(*OPTIONS, *tls.options()))
+
+
+def open_aio_channel(server: str, tls: Tls | None) -> grpc.aio.Channel:
+    """Do as `open_channel` in the running event loop."""
+    if tls is None:
+        return grpc.aio.insecure_channel(server, options=OPTIONS)
+    return grpc.aio.secure_channel(server, tls.credentials(), options=(*OPTIONS, *tls.options()))

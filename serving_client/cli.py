@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from serving_client import preprocessing
-from serving_client.client import Client
-from serving_client.codec import Prediction
-from serving_client.errors import ImageError, ServingError
-
-# Images asked for together; a bad one among them costs a second look at so many.
-_CHUNK = 64
+from serving_client import commands
+from serving_client.channel import Tls
+from serving_client.errors import ServingError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,18 +17,15 @@ def main(argv: Sequence[str]) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
-        with Client(
-            arguments.server,
-            model=arguments.model,
-            version=arguments.version,
-            label=arguments.label,
-            timeout_s=arguments.timeout_s,
-            wait_for_ready=arguments.wait,
-        ) as client:
-            return int(arguments.run(client, arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
     except ServingError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `... | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         return 130
 
@@ -42,10 +35,32 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m serving_client",
         description="Ask an image classifier on TensorFlow Serving.",
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    server = argparse.ArgumentParser(add_help=False)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    server = _server_flags()
+    _add_classify(subparsers, server)
+    describe = subparsers.add_parser(
+        "describe", parents=[server], help="print what the model says of itself: labels, input, metrics"
+    )
+    describe.add_argument("--json", action="store_true", help="the whole model card")
+    describe.set_defaults(run=commands.describe)
+    status = subparsers.add_parser(
+        "status", parents=[server], help="print which versions the server has, and what became of them"
+    )
+    status.add_argument("--json", action="store_true", help="one JSON object per version and line")
+    status.set_defaults(run=commands.status)
+    _add_bench(subparsers, server)
+    _add_gateway(subparsers, server)
+    return parser
+
+
+def _server_flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False)
+    server = flags.add_argument_group("server and model")
     server.add_argument(
-        "--server", default="localhost:8500", help="HOST:PORT of the gRPC API (default: localhost:8500)"
+        "--server",
+        default="localhost:8500",
+        help="HOST:PORT of the gRPC API, or dns:///HOST:PORT to spread calls over all addresses of a "
+        "headless Service (default: localhost:8500)",
     )
     server.add_argument("--model", required=True, help="name of the model on the server")
     which = server.add_mutually_exclusive_group()
@@ -57,91 +72,91 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument(
         "--wait", action="store_true", help="within the deadline, wait for a server that is starting"
     )
+    tls = flags.add_argument_group("TLS")
+    tls.add_argument("--tls", action="store_true", help="use TLS; given by each of the flags below")
+    tls.add_argument("--root-certificates", metavar="PEM", help="whom the server's certificate must be from")
+    tls.add_argument("--certificate-chain", metavar="PEM", help="this client's certificate, for mutual TLS")
+    tls.add_argument("--private-key", metavar="PEM", help="its key")
+    tls.add_argument("--server-name", help="name in the server's certificate, if it is not the address")
+    flags.set_defaults(tls_of=_tls)
+    return flags
 
-    classify = commands.add_parser("classify", parents=[server], help="print the labels of images")
-    classify.add_argument("images", nargs="+", metavar="IMAGE", help="JPEG, PNG, BMP or GIF files")
-    classify.add_argument("--top-k", type=_positive, default=1, help="labels per image (default: 1)")
+
+def _tls(arguments: argparse.Namespace) -> Tls | None:
+    files = (arguments.root_certificates, arguments.certificate_chain, arguments.private_key)
+    if not (arguments.tls or any(files) or arguments.server_name):
+        return None
+    return Tls(*files, server_name=arguments.server_name)
+
+
+def _add_classify(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], server: argparse.ArgumentParser
+) -> None:
+    classify = subparsers.add_parser("classify", parents=[server], help="print the labels of images")
+    classify.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="JPEG, PNG, BMP or GIF files, folders, patterns, - for an image on standard input",
+    )
+    classify.add_argument("--top", type=_at_least_1, default=1, help="labels per image (default: 1)")
     classify.add_argument(
         "--via",
         choices=("images", "encoded"),
         default="images",
         help="preprocess here and send float32, or send the files' bytes (default: images)",
     )
-    classify.add_argument("--json", action="store_true", help="one JSON object per image and line")
-    classify.set_defaults(run=_classify)
-
-    describe = commands.add_parser("describe", parents=[server], help="print the model card as JSON")
-    describe.set_defaults(run=_describe)
-    return parser
+    form = classify.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object per image and line")
+    form.add_argument("--csv", action="store_true", help="one row per image and label")
+    classify.set_defaults(run=commands.classify)
 
 
-def _positive(text: str) -> int:
+def _add_bench(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], server: argparse.ArgumentParser
+) -> None:
+    bench = subparsers.add_parser(
+        "bench", parents=[server], help="measure how quickly the server answers, both ways of sending"
+    )
+    bench.add_argument("image", nargs="?", metavar="IMAGE", help="file to send (default: noise)")
+    bench.add_argument("--requests", type=_at_least_1, default=200, help="calls each way (default: 200)")
+    bench.add_argument("--concurrency", type=_at_least_1, default=8, help="calls at a time (default: 8)")
+    bench.add_argument("--batch", type=_at_least_1, default=1, help="images in a call (default: 1)")
+    bench.add_argument("--json", action="store_true", help="one JSON object per way and line")
+    bench.set_defaults(run=commands.bench)
+
+
+def _add_gateway(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], server: argparse.ArgumentParser
+) -> None:
+    gateway = subparsers.add_parser(
+        "gateway", parents=[server], help="answer over HTTP, and on a web page (extra `gateway`)"
+    )
+    http = gateway.add_argument_group("HTTP")
+    http.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    http.add_argument("--port", type=int, default=8080, help="port (default: 8080)")
+    limits = gateway.add_argument_group("limits")
+    for flag, default, text in (
+        ("--max-body-mb", 32, "MiB of one request"),
+        ("--max-images", 32, "images in one request"),
+        ("--max-megapixels", 50, "megapixels of one image"),
+        ("--max-requests", 32, "requests that are read and answered at the same time"),
+        ("--max-waiting", 20_000, "further requests that wait for their turn; more get 503"),
+    ):
+        limits.add_argument(
+            flag, type=_at_least_1, default=default, metavar="N", help=f"{text} (default: {default})"
+        )
+    limits.add_argument(
+        "--allow-url-host",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="fetch pictures from this host; may be repeated (default: none). Private addresses are refused",
+    )
+    gateway.set_defaults(run=commands.gateway)
+
+
+def _at_least_1(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1. Received: {text!r}")
     return int(text)
-
-
-def _describe(client: Client, arguments: argparse.Namespace) -> int:
-    print(json.dumps(client.describe().raw, indent=2, ensure_ascii=False))
-    return 0
-
-
-def _classify(client: Client, arguments: argparse.Namespace) -> int:
-    """Answer what can be answered; a bad image is reported and the others go on."""
-    bad: list[str] = []
-    table: list[tuple[str, Prediction]] = []
-    try:
-        for name, prediction in _answers(client, arguments, bad):
-            if arguments.json:
-                print(_as_json(name, prediction))
-            else:
-                table.append((name, prediction))
-    finally:  # a server that goes away midway takes nothing of what it has answered
-        if table:
-            _print_table(table)
-        for message in bad:
-            print(f"python -m serving_client: {message}", file=sys.stderr)
-    return 1 if bad else 0
-
-
-def _as_json(name: str, prediction: Prediction) -> str:
-    scores = [{"label": score.label, "probability": score.probability} for score in prediction.scores]
-    answer = {"file": name, "version": prediction.version, "scores": scores}
-    return json.dumps(answer, ensure_ascii=False)
-
-
-def _answers(
-    client: Client, arguments: argparse.Namespace, bad: list[str]
-) -> Iterator[tuple[str, Prediction]]:
-    for start in range(0, len(arguments.images), _CHUNK):
-        names = arguments.images[start : start + _CHUNK]
-        try:
-            predictions = client.classify(names, top_k=arguments.top_k, via=arguments.via)
-        except ImageError:
-            names = _decodable(names, bad)
-            predictions = client.classify(names, top_k=arguments.top_k, via=arguments.via)
-        yield from zip(names, predictions, strict=True)
-
-
-def _decodable(names: Sequence[str], bad: list[str]) -> list[str]:
-    """Return the names of the images that can be decoded; say why of the others."""
-    good = []
-    for name in names:
-        try:
-            preprocessing.decode(name)
-        except ImageError as error:
-            bad.append(str(error))
-        else:
-            good.append(name)
-    return good
-
-
-def _print_table(answers: Sequence[tuple[str, Prediction]]) -> None:
-    rows = [("file", "label", "probability")]
-    for name, prediction in answers:
-        for score in prediction.scores:
-            rows.append((name, score.label, f"{score.probability:.4f}"))
-            name = ""
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for file, label, probability in rows:
-        print(f"{file:{widths[0]}}  {label:{widths[1]}}  {probability:>{widths[2]}}")

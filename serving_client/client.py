@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
 import numpy.typing as npt
 
-from serving_client import card as model_card
-from serving_client import codec, preprocessing, wire
+from serving_client import codec, protocol
 from serving_client.card import ModelCard
-from serving_client.channel import Tls, open_channel
-from serving_client.codec import Prediction
-from serving_client.errors import InvalidRequest, ModelNotFound, ServerError
+from serving_client.channel import METHODS, Tls, open_channel
+from serving_client.codec import Prediction, VersionStatus
+from serving_client.errors import ServingError
 from serving_client.preprocessing import ImageInput
+from serving_client.protocol import Call, Protocol, Result, Steps, Via
 
-Via = Literal["images", "encoded"]
+# Batches that `stream` decodes and waits for at the same time.
+IN_FLIGHT = min(8, (os.cpu_count() or 1) + 2)
 
-# Images per request: float32 at 299 px is 1.07 MB an image.
-_BATCH_SIZE = 16
-
-_Item = TypeVar("_Item")
+_T = TypeVar("_T")
 
 
 class Client:
@@ -62,30 +62,25 @@ class Client:
           timeout_s: deadline of each call in seconds.
           wait_for_ready: within the deadline, wait for a server that is still starting.
           tls: None: in the clear.
+        Raises:
+          InvalidRequest: an argument cannot be used.
         """
-        if not model:
-            raise InvalidRequest("model must name a model on the server. Received an empty name.")
-        if not timeout_s > 0:
-            raise InvalidRequest(f"timeout_s must be positive. Received: {timeout_s}.")
-        if version is not None and label is not None:
-            raise InvalidRequest(f"Give version or label, not both. Received: {version} and {label!r}.")
-        if label == "" or (version is not None and not 0 <= version < 2**63):
-            raise InvalidRequest(
-                f"version must be a number of at least 0, label a name. Received: {version}, {label!r}."
-            )
-        self.server = server
-        self.model = model
-        self._chosen: int | str | None = label if version is None else version
+        protocol.check_timeout(timeout_s)
+        self._protocol = Protocol(server, model, version, label)
         self._timeout_s = timeout_s
         self._wait_for_ready = wait_for_ready
         self._channel = open_channel(server, tls)
-        self._predict = self._channel.unary_unary(
-            wire.PREDICT,
-            request_serializer=wire.PredictRequest.SerializeToString,
-            response_deserializer=wire.PredictResponse.FromString,
-        )
-        self._cards: dict[int, ModelCard] = {}
-        self._current: ModelCard | None = None
+        self._methods = {method: self._channel.unary_unary(method) for method in METHODS}
+
+    @property
+    def server(self) -> str:
+        """The address that it was opened with."""
+        return self._protocol.server
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self._protocol.model
 
     def describe(self) -> ModelCard:
         """Ask the model for its card: labels, input, metrics, how it was trained.
@@ -93,8 +88,15 @@ class Client:
         Raises:
           ServingError: one of its family.
         """
-        self._current = self._fetch_card(self._chosen)
-        return self._current
+        return self._run(self._protocol.describe())
+
+    def status(self) -> list[VersionStatus]:
+        """Ask the server which versions it has and what has become of them, newest first.
+
+        Raises:
+          ServingError: one of its family.
+        """
+        return self._run(self._protocol.status())
 
     def classify(
         self, images: Iterable[ImageInput], *, top_k: int = 3, via: Via = "images"
@@ -103,27 +105,36 @@ class Client:
 
         Args:
           images: paths, encoded bytes (JPEG, PNG, BMP, GIF), PIL images or RGB arrays uint8
-            (H, W, 3), mixed as you like.
+            (H, W, 3), mixed as you like; any number, `stream` says how they are sent.
           top_k: how many labels each prediction holds, at least 1; at most all of them.
           via: "images" decodes, resizes and preprocesses here and sends float32; "encoded" sends the
             bytes, and the exported graph does the same work. The answers agree to 1e-4.
         Raises:
-          ImageError: an image cannot be read; nothing of its batch was sent.
+          ImageError: an image cannot be read: the first of them.
           ServingError: another of its family.
         """
-        if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
-            raise InvalidRequest(
-                f"images must be a list of images. Received one {type(images).__name__}. Put it into a list."
-            )
-        if top_k < 1:
-            raise InvalidRequest(f"top_k must be at least 1. Received: {top_k}.")
-        if via not in ("images", "encoded"):
-            raise InvalidRequest(f"via must be 'images' or 'encoded'. Received: {via!r}.")
-        return [
-            prediction
-            for batch in _batched(images, _BATCH_SIZE)
-            for prediction in self._classify_batch(batch, top_k, via)
-        ]
+        results = self.stream(images, top_k=top_k, via=via)
+        return [prediction for result in results for prediction in protocol.raise_image_error([result])]
+
+    def stream(
+        self, images: Iterable[ImageInput], *, top_k: int = 3, via: Via = "images"
+    ) -> Iterator[Result]:
+        """Classify any number of images, in bounded memory: a result each, in their order, as they come.
+
+        The images are read as the results are taken. Batches of the model's size are decoded in threads,
+        and several are on their way at the same time.
+
+        Args:
+          images: an iterable as `classify` takes; it may never end.
+          top_k: as in `classify`.
+          via: as in `classify`.
+        Returns:
+          Predictions, and an ImageError in the place of each image that cannot be read.
+        Raises:
+          ServingError: another of its family; the images after it are not sent.
+        """
+        protocol.check_classify(images, top_k, via)
+        return self._stream(iter(images), top_k, via)
 
     def predict(self, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
         """Send a tensor that is preprocessed already.
@@ -136,17 +147,21 @@ class Client:
           InvalidRequest: the array does not fit the card.
           ServingError: another of its family.
         """
-        card = self._current or self.describe()
+        return self._run(self._protocol.predict(images))
+
+    def send(self, call: Call) -> bytes:
+        """Make one call of `serving_client.protocol`, and return the answer's bytes.
+
+        Raises:
+          ServingError: one of its family.
+        """
         try:
-            codec.check_images(images, card.input)
-            return codec.outputs_of(self._call("serving_default", {"images": images}, self._chosen))
-        except InvalidRequest:
-            # Perhaps it fits a version that has gone live since the card came.
-            live = self.describe()
-            if live.input == card.input:
-                raise
-        codec.check_images(images, live.input)
-        return codec.outputs_of(self._call("serving_default", {"images": images}, self._chosen))
+            answer: bytes = self._methods[call.method](
+                call.request, timeout=self._timeout_s, wait_for_ready=self._wait_for_ready
+            )
+            return answer
+        except grpc.RpcError as error:
+            raise codec.error_from(error.code(), error.details() or "", self.server, self.model) from error
 
     def close(self) -> None:
         """Close the channel; calls that are still waiting end with an error."""
@@ -163,74 +178,38 @@ class Client:
     ) -> None:
         self.close()
 
-    def _classify_batch(self, batch: Sequence[ImageInput], top_k: int, via: Via) -> list[Prediction]:
-        """Classify with the card at hand, and again if a version with another input is live."""
-        card = self._current or self.describe()
+    def _stream(self, images: Iterator[ImageInput], top_k: int, via: Via) -> Iterator[Result]:
+        for first in islice(images, 1):  # no images, no call
+            images = chain([first], images)
+            size = self._run(self._protocol.batch_size(via))
+            batch = list(islice(images, size))
+            if len(batch) < size:  # all of them: no threads
+                yield from self._run(self._protocol.classify(batch, top_k, via))
+                return
+            pending: deque[Future[list[Result]]] = deque()
+            pool = ThreadPoolExecutor(IN_FLIGHT, "classify")
+            try:
+                while batch:
+                    pending.append(pool.submit(self._run, self._protocol.classify(batch, top_k, via)))
+                    if len(pending) == IN_FLIGHT:
+                        yield from pending.popleft().result()
+                    batch = list(islice(images, size))
+                while pending:
+                    yield from pending.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _run(self, steps: Steps[_T]) -> _T:
+        """Carry out the protocol's calls, one after the other."""
         try:
-            response = self._send(batch, card, via, self._chosen)
-            answered_by = self._card_of(_version_of(response, card))
-            again = answered_by.input != card.input
-        except (InvalidRequest, ModelNotFound):
-            # Made for an input that is not the live version's, or answered by one that is gone already.
-            answered_by = self.describe()
-            if answered_by.version == card.version:
-                raise
-            again = True
-        if again:
-            response = self._send(batch, answered_by, via, answered_by.version)
-        self._current = answered_by
-        outputs = codec.outputs_of(response)
-        if "probabilities" not in outputs:
-            raise ServerError(f"{self.server}, model {self.model!r}: the answer holds no 'probabilities'.")
-        return codec.predictions(outputs["probabilities"], answered_by, top_k)
-
-    def _send(
-        self, batch: Sequence[ImageInput], card: ModelCard, via: Via, version: int | str | None
-    ) -> wire.PredictResponse:
-        if via == "encoded":
-            encoded = [preprocessing.encode(image) for image in batch]
-            return self._call("encoded_images", {"encoded": encoded}, version)
-        images = np.empty((len(batch), *card.input.shape), np.float32)
-        for row, image in zip(images, batch, strict=True):
-            row[...] = preprocessing.preprocess(image, card.input)
-        return self._call("serving_default", {"images": images}, version)
-
-    def _card_of(self, version: int) -> ModelCard:
-        return self._cards.get(version) or self._fetch_card(version)
-
-    def _fetch_card(self, version: int | str | None) -> ModelCard:
-        response = self._call("describe", {"query": [b"card"]}, version)
-        outputs = codec.outputs_of(response)
-        if "card" not in outputs or outputs["card"].shape != (1,):
-            raise ServerError(f"{self.server}, model {self.model!r}: 'describe' did not return one card.")
-        card = model_card.parse(outputs["card"][0])
-        # The number that it is served under: a version may have been copied to another directory.
-        card = dataclasses.replace(card, version=_version_of(response, card))
-        self._cards[card.version] = card
-        return card
-
-    def _call(
-        self,
-        signature: str,
-        inputs: Mapping[str, npt.NDArray[Any] | Sequence[bytes]],
-        version: int | str | None,
-    ) -> wire.PredictResponse:
-        request = codec.predict_request(self.model, signature, inputs, version)
-        try:
-            response: wire.PredictResponse = self._predict(
-                request, timeout=self._timeout_s, wait_for_ready=self._wait_for_ready
-            )
-            return response
-        except grpc.RpcError as error:
-            raise codec.error_from(error.code(), error.details() or "", self.server, self.model) from error
-
-
-def _version_of(response: wire.PredictResponse, asked: ModelCard) -> int:
-    """Return the version that answered; a server that does not say is taken at the card's word."""
-    return response.model_spec.version.value or asked.version
-
-
-def _batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+            call = next(steps)
+            while True:
+                try:
+                    answer = self.send(call)
+                except ServingError as error:
+                    call = steps.throw(error)
+                else:
+                    call = steps.send(answer)
+        except StopIteration as done:
+            result: _T = done.value
+            return result

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError, Message
 
 from serving_client import errors, wire
 from serving_client.card import ModelCard
 from serving_client.preprocessing import InputSpec
+
+_Message = TypeVar("_Message", bound=Message)
 
 _DTYPES: dict[wire.DataType, tuple[str, np.dtype[Any]]] = {
     wire.DataType.DT_FLOAT: ("float_val", np.dtype(np.float32)),
@@ -62,39 +65,86 @@ def predict_request(
     signature: str,
     inputs: Mapping[str, npt.NDArray[Any] | Sequence[bytes]],
     version: int | str | None = None,
-) -> wire.PredictRequest:
-    """Build a request from numeric arrays, and from sequences of bytes for string inputs (N,).
+) -> bytes:
+    """Build a PredictRequest from numeric arrays, and from sequences of bytes for string inputs (N,).
 
     Args:
       version: its number, or a label that the server has for one; None: the newest.
+    Returns:
+      The request as it goes over the wire.
     Raises:
       InvalidRequest: an array's dtype is none that the client sends.
     """
-    request = wire.PredictRequest(model_spec=wire.ModelSpec(name=model, signature_name=signature))
-    if isinstance(version, str):
-        request.model_spec.version_label = version
-    elif version is not None:
-        request.model_spec.version.value = version
+    request = wire.PredictRequest(model_spec=_model_spec(model, version))
+    request.model_spec.signature_name = signature
+    parts: list[bytes | memoryview] = [request.SerializeToString()]
     for name, value in inputs.items():
-        _fill_tensor(request.inputs[name], name, value)
-    return request
+        parts += _entry(name, value)
+    return b"".join(parts)
 
 
-def _fill_tensor(tensor: wire.TensorProto, name: str, value: npt.NDArray[Any] | Sequence[bytes]) -> None:
+def status_request(model: str, version: int | str | None) -> bytes:
+    """Build a GetModelStatusRequest; None asks for all versions."""
+    return wire.GetModelStatusRequest(model_spec=_model_spec(model, version)).SerializeToString()
+
+
+def _model_spec(model: str, version: int | str | None) -> wire.ModelSpec:
+    spec = wire.ModelSpec(name=model)
+    if isinstance(version, str):
+        spec.version_label = version
+    elif version is not None:
+        spec.version.value = version
+    return spec
+
+
+def _entry(name: str, value: npt.NDArray[Any] | Sequence[bytes]) -> list[bytes | memoryview]:
+    """Return the bytes of one entry of PredictRequest.inputs, in pieces.
+
+    A message would hold two copies of an array, and writing it makes a third: 34 MB each for 32 images of
+    299 pixels. So what is before an array's bytes is written here, and they follow as they are.
+    """
+    tensor, content = _tensor(name, value)
+    head = tensor.SerializeToString()
+    if content is not None:
+        head += _length_prefix(wire.TensorProto.TENSOR_CONTENT_FIELD_NUMBER, content.nbytes)
+    key = name.encode()
+    key = _length_prefix(1, len(key)) + key
+    length = len(head) + (content.nbytes if content is not None else 0)
+    key += _length_prefix(2, length)
+    entry = _length_prefix(wire.PredictRequest.INPUTS_FIELD_NUMBER, len(key) + length)
+    return [entry, key, head] + ([content] if content is not None else [])
+
+
+def _tensor(
+    name: str, value: npt.NDArray[Any] | Sequence[bytes]
+) -> tuple[wire.TensorProto, memoryview | None]:
+    """Return the message without an array's bytes, and those."""
     if not isinstance(value, np.ndarray):
-        tensor.dtype = wire.DataType.DT_STRING
+        tensor = wire.TensorProto(dtype=wire.DataType.DT_STRING, string_val=value)
         tensor.tensor_shape.dim.add(size=len(value))
-        tensor.string_val.extend(value)
-        return
+        return tensor, None
     if value.dtype not in _DATA_TYPES:
         raise errors.InvalidRequest(
             f"Input {name!r} must have one of the dtypes {', '.join(map(str, _DATA_TYPES))}. "
             f"Received: {value.dtype}."
         )
-    tensor.dtype = _DATA_TYPES[value.dtype]
+    tensor = wire.TensorProto(dtype=_DATA_TYPES[value.dtype])
     for size in value.shape:
         tensor.tensor_shape.dim.add(size=size)
-    tensor.tensor_content = value.tobytes()
+    return tensor, np.ascontiguousarray(value).data
+
+
+def _length_prefix(field_number: int, length: int) -> bytes:
+    """Return what Protocol Buffers write before a field that is a string, bytes or a message.
+
+    Source: https://protobuf.dev/programming-guides/encoding/, "Length-Delimited Records".
+    """
+    prefix = bytearray([field_number << 3 | 2])
+    while length > 0x7F:
+        prefix.append(length & 0x7F | 0x80)
+        length >>= 7
+    prefix.append(length)
+    return bytes(prefix)
 
 
 def check_images(images: npt.NDArray[Any], spec: InputSpec) -> None:
@@ -111,6 +161,52 @@ def check_images(images: npt.NDArray[Any], spec: InputSpec) -> None:
             f"The model takes float32 (N, {expected}) with N at least 1. Received: {images.dtype} "
             f"{images.shape}. Use classify() for pictures of any size."
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class VersionStatus:
+    """What a server says of one version.
+
+    Attributes:
+      state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
+      error: why it could not be loaded; empty: nothing failed.
+    """
+
+    version: int
+    state: str
+    error: str
+
+
+def status_of(response: bytes) -> list[VersionStatus]:
+    """Read a GetModelStatusResponse; newest version first.
+
+    Raises:
+      ServerError: it is none.
+    """
+    read = _read(wire.GetModelStatusResponse, response)
+    found = [
+        VersionStatus(one.version, wire.ModelVersionStatus.State.Name(one.state), one.status.error_message)
+        for one in read.model_version_status
+    ]
+    return sorted(found, key=lambda one: -one.version)
+
+
+def response_of(response: bytes) -> wire.PredictResponse:
+    """Read a PredictResponse.
+
+    Raises:
+      ServerError: it is none.
+    """
+    return _read(wire.PredictResponse, response)
+
+
+def _read(kind: type[_Message], response: bytes) -> _Message:
+    try:
+        return kind.FromString(response)
+    except DecodeError as error:
+        raise errors.ServerError(
+            f"The answer is no {kind.__name__}. Is that TensorFlow Serving's gRPC port?"
+        ) from error
 
 
 def outputs_of(response: wire.PredictResponse) -> dict[str, npt.NDArray[Any]]:
@@ -140,31 +236,32 @@ def _array(name: str, tensor: wire.TensorProto) -> npt.NDArray[Any]:
         ) from error
 
 
-def predictions(probabilities: npt.NDArray[Any], card: ModelCard, top_k: int) -> list[Prediction]:
+def predictions(
+    probabilities: npt.NDArray[Any], card: ModelCard, top_k: int
+) -> list[Prediction | errors.ImageError]:
     """Pick the most probable labels of each row.
 
     Args:
       probabilities: float32 (N, K), K labels in the card's order.
+    Returns:
+      For each row its prediction, or an error where the model could not decode the image.
     Raises:
       ServerError: the rows are not as long as the card's labels.
-      ImageError: an image has no probabilities.
     """
     if probabilities.ndim != 2 or probabilities.shape[1] != len(card.labels):
         raise errors.ServerError(
             f"The answer must be (N, {len(card.labels)}), one probability a label. Received: "
             f"{probabilities.shape}."
         )
-    for row in np.flatnonzero(~np.isfinite(probabilities).all(axis=1)):
-        # What the exported graph answers for bytes that it cannot decode, among others that it can.
-        raise errors.ImageError(
-            f"Image {row + 1} of {len(probabilities)} in a request: the model cannot decode it, and gave no "
-            "probabilities. Save it as PNG."
-        )
     # Stable, so that equal probabilities come in the order of the labels.
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    # NaN is what the exported graph answers for bytes that it cannot decode, among others that it can.
+    answered = np.isfinite(probabilities).all(axis=1)
     return [
         Prediction(tuple(Score(card.labels[k], float(row[k])) for k in best), card.version)
-        for row, best in zip(probabilities, order, strict=True)
+        if is_answered
+        else errors.ImageError("The model cannot decode the image. Save it as PNG.")
+        for row, best, is_answered in zip(probabilities, order, answered, strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Image → uint8 RGB → resized levels → `preprocess_input`, in Pillow and numpy.
+"""Image → RGB levels → `preprocess_input`, in Pillow and numpy.
 
 The other half of `trainer.pipeline.decode_and_resize` and of keras.applications' preprocess_input:
 the two agree to 0.01 level before, and to 1e-6 within preprocess_input (tests/test_parity.py).
@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from serving_client import resizing
 from serving_client.errors import ImageError
 
 ImageInput = Union[str, "os.PathLike[str]", bytes, Image.Image, "npt.NDArray[np.uint8]"]
 """A path, encoded bytes, a PIL image, or an RGB array uint8 (H, W, 3)."""
 
 MODES = ("tf", "torch", "caffe", "none")
-RESIZE_FILTERS = ("bilinear", "nearest")
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF")
 
 # float32, as Keras computes: in float64 the results would be one rounding away from its own.
 _TORCH_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -35,7 +35,7 @@ _CAFFE_MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
 class InputSpec:
     """What a model takes: float32 (N, height_px, width_px, 3), preprocessed in `mode`.
 
-    `resize_filter` brings an image to that size: one of RESIZE_FILTERS.
+    `resize_filter` brings an image to that size: one of resizing.FILTERS.
     """
 
     height_px: int
@@ -87,8 +87,9 @@ def preprocess(image: ImageInput, spec: InputSpec) -> npt.NDArray[np.float32]:
     Raises:
       ImageError: it cannot be read or decoded.
     """
-    levels = resize(decode(image), spec.height_px, spec.width_px, spec.resize_filter)
-    return preprocess_input(levels, spec.mode)
+    levels = np.asarray(decode(image))
+    resized = resizing.resize(levels, spec.height_px, spec.width_px, spec.resize_filter)
+    return preprocess_input(resized, spec.mode)
 
 
 def decode(image: ImageInput) -> Image.Image:
@@ -147,19 +148,19 @@ def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
 
 def _decode_bytes(data: bytes, name: str) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if reason := _read_otherwise_by_tensorflow(image, data):
                 raise ImageError(f"{name}: {reason}. Save it as PNG.")
             if image.format == "PNG":
                 # Pillow reads on over a damaged chunk, and TensorFlow does not.
                 image.verify()
-                image = Image.open(io.BytesIO(data), formats=_FORMATS)
+                image = Image.open(io.BytesIO(data), formats=FORMATS)
             return _as_rgb(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow names the BytesIO's address where it knows no format: no help to a reader.
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ImageError(
-            f"{name}: cannot be decoded as {', '.join(_FORMATS)} ({len(data)} bytes: {reason})."
+            f"{name}: cannot be decoded as {', '.join(FORMATS)} ({len(data)} bytes: {reason})."
         ) from error
 
 
@@ -194,40 +195,3 @@ def named(image: ImageInput) -> str:
     if isinstance(image, (str, os.PathLike)):
         return os.fspath(image)
     return "image bytes" if isinstance(image, bytes) else f"{type(image).__name__}"
-
-
-def resize(
-    image: Image.Image, height_px: int, width_px: int, resize_filter: str = "bilinear"
-) -> npt.NDArray[np.float32]:
-    """Resize as `tf.image.resize` does with the filter's name, antialiased if it is "bilinear".
-
-    Pillow rounds to whole levels when it resizes RGB, and one level can flip a label: each channel is
-    resized as float (mode "F") instead.
-
-    Args:
-      image: mode RGB.
-      resize_filter: one of RESIZE_FILTERS.
-    Returns:
-      float32 (height_px, width_px, 3), levels from 0 to 255.
-    """
-    if image.size == (width_px, height_px):
-        return np.asarray(image, dtype=np.float32)
-    if resize_filter == "nearest":
-        rows, columns = _nearest(image.height, height_px), _nearest(image.width, width_px)
-        return np.asarray(image)[rows[:, np.newaxis], columns].astype(np.float32)
-    resized = np.empty((height_px, width_px, 3), np.float32)
-    for channel, band in enumerate(image.split()):
-        levels = band.convert("F").resize((width_px, height_px), Image.Resampling.BILINEAR)
-        resized[..., channel] = np.asarray(levels)
-    return resized
-
-
-def _nearest(size_px: int, resized_px: int) -> npt.NDArray[np.intp]:
-    """Return which pixel of a side becomes which; Pillow computes in double, and differs at ties.
-
-    Source: HalfPixelScalerForNN in tensorflow/core/util/image_resizer_state.h, in float32.
-    """
-    scale = np.float32(size_px) / np.float32(resized_px)
-    centres = (np.arange(resized_px, dtype=np.float32) + np.float32(0.5)) * scale
-    pixels: npt.NDArray[np.intp] = np.minimum(np.floor(centres).astype(np.intp), size_px - 1)
-    return pixels

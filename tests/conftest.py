@@ -100,10 +100,10 @@ def client(address: str) -> Iterator[Client]:
 class serving:
     """Run the local server's gRPC API in this process: `with serving(NAME, DIR) as (address, models)`."""
 
-    def __init__(self, name: str, base_path: Path) -> None:
+    def __init__(self, name: str, base_path: Path, max_threads: int = 8) -> None:
         self.models = Models()
         self.models.configure(configuration.of_one_model(name, base_path))
-        self.server, self.port = build_server(self.models, "localhost:0", max_threads=8)
+        self.server, self.port = build_server(self.models, "localhost:0", max_threads)
 
     def __enter__(self) -> tuple[str, Models]:
         self.models.poll()

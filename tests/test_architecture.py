@@ -71,7 +71,36 @@ TRAINER = [
     "cli",
     "__main__",
 ]
-CLIENT = ["errors", "preprocessing", "card", "wire", "codec", "channel", "client", "cli", "__main__"]
+CLIENT = [
+    "errors",
+    "resizing",
+    "preprocessing",
+    "card",
+    "wire",
+    "codec",
+    "channel",
+    "protocol",
+    "client",
+    "aio",
+    "image_files",
+    "output",
+    "bench",
+    "gateway",
+    "commands",
+    "cli",
+    "__main__",
+]
+GATEWAY = [
+    "settings",
+    "schemas",
+    "fetching",
+    "uploads",
+    "turns",
+    "tracing",
+    "observing",
+    "app",
+    "command",
+]
 SERVER = [
     "wire",
     "configuration",
@@ -90,7 +119,12 @@ SERVER = [
     "cli",
     "__main__",
 ]
-ROOMS = {"trainer": TRAINER, "serving_client": CLIENT, "local_server": SERVER}
+ROOMS = {
+    "trainer": TRAINER,
+    "serving_client": CLIENT,
+    "serving_client/gateway": GATEWAY,
+    "local_server": SERVER,
+}
 
 
 def imported(path: Path) -> set[str]:
@@ -116,13 +150,13 @@ def test_every_module_has_its_room(package: str) -> None:
 def test_imports_go_down_only(package: str) -> None:
     rooms = ROOMS[package]
     for height, room in enumerate(rooms):
-        path = ROOT / package / f"{room}.py"
-        if not path.exists():
-            continue
-        for name in imported(path):
-            parts = name.split(".")
-            if parts[0] == package and len(parts) > 1 and parts[1] in rooms:
-                assert rooms.index(parts[1]) < height, f"{room} imports {parts[1]}"
+        path = ROOT / package / room
+        files = path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]
+        for name in {name for file in files for name in imported(file)}:
+            within = name.removeprefix(package.replace("/", ".") + ".")
+            other = within.split(".")[0]
+            if within != name and other in rooms and not (other == room and path.is_dir()):
+                assert rooms.index(other) < height, f"{room} imports {other}"
 
 
 @pytest.mark.parametrize(
@@ -139,6 +173,13 @@ def test_packages_do_not_import_each_other(package: str, forbidden: set[str]) ->
         contract = {"serving_client.preprocessing"} if path.name == "proof.py" else set()
         tops = {name.split(".")[0] for name in imported(path) - contract}
         assert not tops & forbidden, f"{path} imports {tops & forbidden}"
+
+
+def test_only_the_gateway_needs_more_than_the_core() -> None:
+    core = sys.stdlib_module_names | {"serving_client", "grpc", "google", "numpy", "PIL"}
+    for path in (ROOT / "serving_client").rglob("*.py"):
+        tops = {name.split(".")[0] for name in imported(path)}
+        assert path.parent.name == "gateway" or tops <= core, path
 
 
 def test_config_and_errors_need_the_standard_library_only() -> None:

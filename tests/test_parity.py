@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from serving_client import Client, ImageError, preprocess_input, preprocessing
+from serving_client import Client, ImageError, preprocess_input, preprocessing, resizing
 from tests.trainer.test_backbones import MODULES
 from trainer import backbones, pipeline, run
 
@@ -76,7 +76,7 @@ PICTURES = {
 @pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES.keys())
 def test_decoded_and_resized_levels_agree(picture: bytes) -> None:
     graph = pipeline.decode_and_resize(tf.constant(picture), 96).numpy()
-    client = preprocessing.resize(preprocessing.decode(picture), 96, 96)
+    client = resizing.resize(np.asarray(preprocessing.decode(picture)), 96, 96)
     np.testing.assert_allclose(client, graph, rtol=0, atol=0.01)
 
 
@@ -84,7 +84,7 @@ def test_decoded_and_resized_levels_agree(picture: bytes) -> None:
 def test_resizing_agrees_from_any_size(size: tuple[int, int]) -> None:
     picture = encode("PNG", photograph(*size))
     graph = pipeline.decode_and_resize(tf.constant(picture), 96).numpy()
-    client = preprocessing.resize(preprocessing.decode(picture), 96, 96)
+    client = resizing.resize(np.asarray(preprocessing.decode(picture)), 96, 96)
     np.testing.assert_allclose(client, graph, rtol=0, atol=0.01)
 
 
@@ -95,12 +95,12 @@ def test_nearest_takes_the_very_same_pixels(size_px: int) -> None:
         column = np.arange(start, dtype=np.uint8)[:, np.newaxis].repeat(3, 1)
         picture = encode("PNG", Image.fromarray(np.stack([column, column[::-1]], axis=1)))
         graph = pipeline.decode_and_resize(tf.constant(picture), size_px, "nearest").numpy()
-        client = preprocessing.resize(preprocessing.decode(picture), size_px, size_px, "nearest")
+        client = resizing.resize(np.asarray(preprocessing.decode(picture)), size_px, size_px, "nearest")
         np.testing.assert_array_equal(client, graph)
     for size in ((1, 1), (1, 50), (3, 2), (2000, 30), (640, 480), (4000, 3000)):
         picture = encode("PNG", photograph(*size))
         graph = pipeline.decode_and_resize(tf.constant(picture), size_px, "nearest").numpy()
-        client = preprocessing.resize(preprocessing.decode(picture), size_px, size_px, "nearest")
+        client = resizing.resize(np.asarray(preprocessing.decode(picture)), size_px, size_px, "nearest")
         np.testing.assert_array_equal(client, graph)
 
 

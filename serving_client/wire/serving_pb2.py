@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!serving_client/wire/serving.proto\x12\x13serving_client.wire\x1a\x1egoogle/protobuf/wrappers.proto\"_\n\x10TensorShapeProto\x12\x36\n\x03\x64im\x18\x02 \x03(\x0b\x32).serving_client.wire.TensorShapeProto.Dim\x1a\x13\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\"\x81\x02\n\x0bTensorProto\x12,\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1d.serving_client.wire.DataType\x12;\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32%.serving_client.wire.TensorShapeProto\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\x12\x12\n\ndouble_val\x18\x06 \x03(\x01\x12\x0f\n\x07int_val\x18\x07 \x03(\x05\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x11\n\tint64_val\x18\n \x03(\x03\x12\x10\n\x08\x62ool_val\x18\x0b \x03(\x08\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xed\x01\n\x0ePredictRequest\x12\x32\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1e.serving_client.wire.ModelSpec\x12?\n\x06inputs\x18\x02 \x03(\x0b\x32/.serving_client.wire.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aO\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .serving_client.wire.TensorProto:\x02\x38\x01\"\xdb\x01\n\x0fPredictResponse\x12\x42\n\x07outputs\x18\x01 \x03(\x0b\x32\x31.serving_client.wire.PredictResponse.OutputsEntry\x12\x32\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x1e.serving_client.wire.ModelSpec\x1aP\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .serving_client.wire.TensorProto:\x02\x38\x01*}\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\r\n\tDT_STRING\x10\x07\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\nb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!serving_client/wire/serving.proto\x12\x13serving_client.wire\x1a\x1egoogle/protobuf/wrappers.proto\"_\n\x10TensorShapeProto\x12\x36\n\x03\x64im\x18\x02 \x03(\x0b\x32).serving_client.wire.TensorShapeProto.Dim\x1a\x13\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\"\x81\x02\n\x0bTensorProto\x12,\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1d.serving_client.wire.DataType\x12;\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32%.serving_client.wire.TensorShapeProto\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\x12\x12\n\ndouble_val\x18\x06 \x03(\x01\x12\x0f\n\x07int_val\x18\x07 \x03(\x05\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x11\n\tint64_val\x18\n \x03(\x03\x12\x10\n\x08\x62ool_val\x18\x0b \x03(\x08\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xed\x01\n\x0ePredictRequest\x12\x32\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1e.serving_client.wire.ModelSpec\x12?\n\x06inputs\x18\x02 \x03(\x0b\x32/.serving_client.wire.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aO\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .serving_client.wire.TensorProto:\x02\x38\x01\"\xdb\x01\n\x0fPredictResponse\x12\x42\n\x07outputs\x18\x01 \x03(\x0b\x32\x31.serving_client.wire.PredictResponse.OutputsEntry\x12\x32\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x1e.serving_client.wire.ModelSpec\x1aP\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .serving_client.wire.TensorProto:\x02\x38\x01\"K\n\x15GetModelStatusRequest\x12\x32\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1e.serving_client.wire.ModelSpec\"$\n\x0bStatusProto\x12\x15\n\rerror_message\x18\x02 \x01(\t\"\xea\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12<\n\x05state\x18\x02 \x01(\x0e\x32-.serving_client.wire.ModelVersionStatus.State\x12\x30\n\x06status\x18\x03 \x01(\x0b\x32 .serving_client.wire.StatusProto\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"_\n\x16GetModelStatusResponse\x12\x45\n\x14model_version_status\x18\x01 \x03(\x0b\x32\'.serving_client.wire.ModelVersionStatus*}\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\r\n\tDT_STRING\x10\x07\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\nb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_options = b'8\001'
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._loaded_options = None
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1052
-  _globals['_DATATYPE']._serialized_end=1177
+  _globals['_DATATYPE']._serialized_start=1501
+  _globals['_DATATYPE']._serialized_end=1626
   _globals['_TENSORSHAPEPROTO']._serialized_start=90
   _globals['_TENSORSHAPEPROTO']._serialized_end=185
   _globals['_TENSORSHAPEPROTO_DIM']._serialized_start=166
@@ -54,4 +54,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTRESPONSE']._serialized_end=1050
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=970
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=1050
+  _globals['_GETMODELSTATUSREQUEST']._serialized_start=1052
+  _globals['_GETMODELSTATUSREQUEST']._serialized_end=1127
+  _globals['_STATUSPROTO']._serialized_start=1129
+  _globals['_STATUSPROTO']._serialized_end=1165
+  _globals['_MODELVERSIONSTATUS']._serialized_start=1168
+  _globals['_MODELVERSIONSTATUS']._serialized_end=1402
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=1319
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=1402
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=1404
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=1499
 # @@protoc_insertion_point(module_scope)

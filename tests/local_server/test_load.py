@@ -44,7 +44,6 @@ class Load:
     def call(self, label: str) -> None:
         predict = self.channel.unary_unary(
             wire.PREDICT,
-            request_serializer=wire.PredictRequest.SerializeToString,
             response_deserializer=wire.PredictResponse.FromString,
         )
         inputs = {"images": np.zeros((1, 2), np.float32)}

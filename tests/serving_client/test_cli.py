@@ -1,9 +1,18 @@
+import csv
+import io
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from serving_client import ServerUnavailable, cli
+from serving_client import Client, ServerUnavailable, cli
+from serving_client.protocol import Call, Protocol
 
 
 def run(argv: list[object], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -40,7 +49,7 @@ def test_json_is_one_object_a_line(
     server: list[object], image_tree: Path, capsys: pytest.CaptureFixture[str], via: str
 ) -> None:
     paths = pictures(image_tree)
-    code, out, _ = run(["classify", *paths, *server, "--json", "--top-k", 2, "--via", via], capsys)
+    code, out, _ = run(["classify", *paths, *server, "--json", "--top", 2, "--via", via], capsys)
     assert code == 0
     answers = [json.loads(line) for line in out.splitlines()]
     assert [answer["file"] for answer in answers] == [str(path) for path in paths]
@@ -76,27 +85,136 @@ def test_a_server_that_goes_away_midway_takes_nothing_of_what_it_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     paths = pictures(image_tree)[:4]
-    monkeypatch.setattr(cli, "_CHUNK", 2)
-    ask = cli.Client.classify
+    monkeypatch.setattr(Protocol, "batch_size", two_images)
+    monkeypatch.setattr("serving_client.client.IN_FLIGHT", 1)
+    send = Client.send
     asked: list[int] = []
 
-    def goes_away(client: cli.Client, *arguments: object, **options: object) -> object:
+    def goes_away(client: Client, call: Call) -> bytes:
         asked.append(1)
-        if len(asked) == 2:
-            client.close()
+        if len(asked) == 3:  # the card, two images, two images
             raise ServerUnavailable("gone")
-        return ask(client, *arguments, **options)  # type: ignore[arg-type]
+        return send(client, call)
 
-    monkeypatch.setattr(cli.Client, "classify", goes_away)
+    monkeypatch.setattr(Client, "send", goes_away)
     code, out, err = run(["classify", *paths, *server], capsys)
     assert (code, err) == (1, "python -m serving_client: gone\n")
     assert [line.split()[0] for line in out.splitlines()[1:]] == [str(path) for path in paths[:2]]
 
 
-def test_describe_prints_the_card(server: list[object], capsys: pytest.CaptureFixture[str]) -> None:
+def two_images(protocol: Protocol, via: str) -> Iterator[Call]:
+    yield from ()
+    return 2
+
+
+def test_csv_has_a_row_for_each_label(
+    server: list[object], image_tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = pictures(image_tree)[:2]
+    code, out, _ = run(["classify", *paths, *server, "--csv", "--top", 2], capsys)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert [(row["file"], row["rank"]) for row in rows] == [(str(p), r) for p in paths for r in "12"]
+    assert float(rows[0]["probability"]) > float(rows[1]["probability"])
+    assert {row["version"] for row in rows} == {"1"}
+
+
+def test_folders_and_patterns_are_searched(
+    server: list[object], image_tree: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def files(*arguments: object) -> list[str]:
+        code, out, _ = run(["classify", *arguments, *server, "--json"], capsys)
+        assert code == 0
+        return [json.loads(line)["file"] for line in out.splitlines()]
+
+    every = [str(path) for path in pictures(image_tree)]
+    assert files(image_tree / "test") == every
+    assert files(f"{image_tree}/test/**/*.jpg") == every
+    assert files(f"{image_tree}/test/s?n/*") == [path for path in every if "/sun/" in path]
+    (tmp_path / ".hidden.jpg").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "one[1].JPG").write_bytes(pictures(image_tree)[0].read_bytes())
+    assert files(tmp_path) == files(tmp_path / "one[1].JPG") == [str(tmp_path / "one[1].JPG")]
+
+
+@pytest.mark.parametrize("pattern", ["", "*.jpg"])
+def test_nothing_found_is_said(
+    server: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str], pattern: str
+) -> None:
+    code, out, err = run(["classify", tmp_path / pattern, *server], capsys)
+    assert (code, out) == (1, "")
+    assert f"{tmp_path / pattern}: no image found" in err
+
+
+def test_an_image_comes_from_standard_input(address: str, image_tree: Path) -> None:
+    argv = [sys.executable, "-m", "serving_client", "classify", "-", "--server", address, "--model", "tiny"]
+    with (image_tree / "test" / "sun" / "000.jpg").open("rb") as picture:
+        done = subprocess.run([*argv, "--json"], stdin=picture, capture_output=True, check=True)
+    assert json.loads(done.stdout)["file"] == "-"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(address: str, image_tree: Path) -> None:
+    command = f"{sys.executable} -m serving_client classify {image_tree} --server {address} --model tiny"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} --top 6 --csv | head -n 1; exit ${{PIPESTATUS[0]}}"], capture_output=True
+    )
+    assert done.stdout == b"file,version,rank,label,probability\n"
+    assert (done.returncode, done.stderr) in ((141, b""), (0, b""))
+
+
+def test_progress_is_drawn_where_results_do_not_stand(address: str, image_tree: Path) -> None:
+    """On a terminal that has stderr alone; elsewhere nothing is drawn."""
+    terminal, end = pty.openpty()
+    argv = [sys.executable, "-m", "serving_client", "classify", image_tree]
+    subprocess.run(
+        [*argv, "--server", address, "--model", "tiny"], stdout=subprocess.DEVNULL, stderr=end, check=True
+    )
+    os.close(end)
+    assert re.search(rb"\r[\xe2\x94\x80-\xbf]+ \d+/120  \d+ images/s", os.read(terminal, 1 << 16))
+    os.close(terminal)
+
+
+def test_describe_tells_a_person_the_facts(server: list[object], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(["describe", *server], capsys)
     assert code == 0
+    assert re.search(r"^model +tiny, version 1$", out, re.MULTILINE)
+    assert re.search(r"^labels +6: fish, flower, house, moon, sun, tree$", out, re.MULTILINE)
+    assert re.search(r"^validation +accuracy [01]\.\d{4}, loss", out, re.MULTILINE)
+
+
+def test_describe_prints_the_card_for_programs(
+    server: list[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(["describe", "--json", *server], capsys)
+    assert code == 0
     assert json.loads(out)["labels"][0] == "fish"
+
+
+def test_status_lists_versions(server: list[object], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(["status", *server], capsys)
+    assert code == 0
+    assert [line.split() for line in out.splitlines()] == [["version", "state", "error"], ["1", "AVAILABLE"]]
+    code, out, _ = run(["status", "--json", *server], capsys)
+    assert json.loads(out) == {"version": 1, "state": "AVAILABLE", "error": ""}
+
+
+@pytest.mark.parametrize("picture", [None, "sun/000.jpg"])
+def test_bench_measures_both_ways(
+    server: list[object], image_tree: Path, capsys: pytest.CaptureFixture[str], picture: str | None
+) -> None:
+    image = [image_tree / "test" / picture] if picture else []
+    argv = ["bench", *image, *server, "--requests", 20, "--concurrency", 2, "--batch", 3]
+    code, out, _ = run(argv, capsys)
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[0][:2] == ["via", "requests/s"]
+    assert [row[0] for row in rows[1:]] == ["images", "encoded"]
+    code, out, _ = run([*argv, "--json"], capsys)
+    for line in out.splitlines():
+        figures = json.loads(line)
+        assert figures["images_per_s"] == pytest.approx(3 * figures["requests_per_s"])
+        assert 0 < figures["p50_ms"] <= figures["p95_ms"] <= figures["p99_ms"]
+        assert figures["failed"] == 0
 
 
 def test_no_server_is_one_line(image_tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +230,7 @@ def test_no_server_is_one_line(image_tree: Path, capsys: pytest.CaptureFixture[s
     [
         ["classify"],
         ["classify", "x.jpg"],
-        ["classify", "x.jpg", "--model", "m", "--top-k", "0"],
+        ["classify", "x.jpg", "--model", "m", "--top", "0"],
         ["classify", "x.jpg", "--model", "m", "--timeout-s", "soon"],
         ["clasify"],
     ],

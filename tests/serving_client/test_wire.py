@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from google.protobuf.descriptor import Descriptor
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
-from tensorflow_serving.apis import model_pb2, predict_pb2
+from tensorflow_serving.apis import get_model_status_pb2, model_pb2, predict_pb2, status_pb2
 
 from serving_client import codec, wire
 
@@ -16,6 +16,10 @@ PAIRS = [
     (wire.ModelSpec, model_pb2.ModelSpec),
     (wire.PredictRequest, predict_pb2.PredictRequest),
     (wire.PredictResponse, predict_pb2.PredictResponse),
+    (wire.GetModelStatusRequest, get_model_status_pb2.GetModelStatusRequest),
+    (wire.GetModelStatusResponse, get_model_status_pb2.GetModelStatusResponse),
+    (wire.ModelVersionStatus, get_model_status_pb2.ModelVersionStatus),
+    (wire.StatusProto, status_pb2.StatusProto),
 ]
 
 
@@ -35,6 +39,12 @@ def test_each_dtype_has_their_number() -> None:
         assert types_pb2.DataType.Value(name) == number
 
 
+def test_each_state_has_their_number() -> None:
+    assert dict(wire.ModelVersionStatus.State.items()) == dict(
+        get_model_status_pb2.ModelVersionStatus.State.items()
+    )
+
+
 ARRAYS = [
     np.arange(6).reshape(2, 3).astype(dtype)
     for dtype in (np.float32, np.float64, np.int32, np.uint8, np.int64, np.bool_)
@@ -43,7 +53,7 @@ ARRAYS = [
 
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda array: str(array.dtype))
 def test_tensorflow_reads_what_we_write(array: np.ndarray) -> None:
-    ours = codec.predict_request("m", "s", {"x": array}, version=3).SerializeToString()
+    ours = codec.predict_request("m", "s", {"x": array}, version=3)
     theirs = predict_pb2.PredictRequest.FromString(ours)
     assert (theirs.model_spec.name, theirs.model_spec.version.value) == ("m", 3)
     assert theirs.model_spec.signature_name == "s"
@@ -53,7 +63,7 @@ def test_tensorflow_reads_what_we_write(array: np.ndarray) -> None:
 
 
 def test_tensorflow_reads_our_strings() -> None:
-    ours = codec.predict_request("m", "s", {"x": [b"\xff\x00", b""]}).SerializeToString()
+    ours = codec.predict_request("m", "s", {"x": [b"\xff\x00", b""]})
     read = tf.make_ndarray(predict_pb2.PredictRequest.FromString(ours).inputs["x"])
     assert read.tolist() == [b"\xff\x00", b""]
 

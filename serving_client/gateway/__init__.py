@@ -1,0 +1,1 @@
+"""HTTP and a web page in front of a model on TensorFlow Serving (extra `gateway`)."""

@@ -1,0 +1,56 @@
+"""`python -m serving_client gateway`: from flags to a server that ends on SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+import uvicorn
+
+from serving_client.aio import AsyncClient
+from serving_client.gateway import observing
+from serving_client.gateway.app import create_app
+from serving_client.gateway.settings import Limits
+
+# Answers that are on their way when SIGTERM comes.
+_DRAIN_S = 30
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT; requests that are there by then are answered."""
+    limits = Limits(
+        body_bytes=arguments.max_body_mb * 2**20,
+        images=arguments.max_images,
+        pixels=arguments.max_megapixels * 1_000_000,
+        requests=arguments.max_requests,
+        waiting=arguments.max_waiting,
+        url_hosts=frozenset(arguments.allow_url_host),
+    )
+
+    def open_client() -> AsyncClient:
+        return AsyncClient(
+            arguments.server,
+            model=arguments.model,
+            version=arguments.version,
+            label=arguments.label,
+            timeout_s=arguments.timeout_s,
+            wait_for_ready=arguments.wait,
+            tls=arguments.tls_of(arguments),
+            max_in_flight=limits.requests,
+        )
+
+    observing.configure_logging()
+    logging.getLogger("uvicorn.access").disabled = True  # observing.Observed says more
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(open_client, limits),
+            host=arguments.host,
+            port=arguments.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=_DRAIN_S,
+            backlog=4096,
+        )
+    )
+    server.run()
+    return 0 if server.started else 1

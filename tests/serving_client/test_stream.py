@@ -1,0 +1,131 @@
+"""Any number of images, in bounded memory."""
+
+import threading
+import time
+from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving_client import Client, ImageError, InvalidRequest, Prediction, ServerUnavailable, preprocessing
+from serving_client import client as client_module
+from serving_client.preprocessing import InputSpec
+from serving_client.protocol import Call, Protocol
+
+
+def pictures(image_tree: Path) -> list[Path]:
+    return sorted(image_tree.glob("train/*/*.jpg"))
+
+
+@pytest.mark.parametrize("via", ["images", "encoded"])
+def test_results_come_in_order_with_errors_in_their_place(client: Client, image_tree: Path, via: str) -> None:
+    paths = pictures(image_tree) * 3
+    images: list[object] = list(paths)
+    images[70] = b"no image"
+    results = list(client.stream(iter(images), via=via))
+    assert isinstance(results[70], ImageError)
+    one_by_one = {path: client.classify([path], via=via)[0] for path in set(paths)}
+    for row, (path, result) in enumerate(zip(paths, results, strict=True)):
+        if row != 70:
+            assert isinstance(result, Prediction)
+            assert result.label == one_by_one[path].label
+            assert result.probability == pytest.approx(one_by_one[path].probability, abs=1e-5)
+
+
+def test_images_are_read_as_results_are_taken(client: Client, image_tree: Path) -> None:
+    """An iterable that never ends is read a few batches ahead, and no further."""
+    path = pictures(image_tree)[0]
+    read: list[int] = []
+
+    def endless() -> Iterator[Path]:
+        for number in count():
+            read.append(number)
+            yield path
+
+    results = client.stream(endless())
+    assert len(list(islice(results, 500))) == 500
+    assert len(read) <= 500 + (client_module.IN_FLIGHT + 1) * 32
+    results.close()  # type: ignore[attr-defined]
+    stopped = len(read)
+    time.sleep(0.1)
+    assert len(read) == stopped
+
+
+def test_several_batches_are_on_their_way_at_once(
+    client: Client, image_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.describe()
+    send, active, most = Client.send, [0], [0]
+    lock = threading.Lock()
+
+    def slow(client: Client, call: Call) -> bytes:
+        with lock:
+            active[0] += 1
+            most[0] = max(most[0], active[0])
+        time.sleep(0.05)
+        answer = send(client, call)
+        with lock:
+            active[0] -= 1
+        return answer
+
+    monkeypatch.setattr(Client, "send", slow)
+    client.classify(pictures(image_tree) * 5)
+    assert 1 < most[0] <= client_module.IN_FLIGHT
+
+
+def test_an_error_of_the_server_ends_the_stream(
+    client: Client, image_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.describe()
+
+    def gone(client: Client, call: Call) -> bytes:
+        raise ServerUnavailable("gone")
+
+    monkeypatch.setattr(Client, "send", gone)
+    with pytest.raises(ServerUnavailable, match="gone"):
+        list(client.stream(pictures(image_tree) * 5))
+
+
+@pytest.mark.parametrize(
+    ("size_px", "via", "expected"),
+    [
+        (32, "images", 32),
+        (150, "images", 32),
+        (224, "images", 16),
+        (299, "images", 8),
+        (4000, "images", 1),
+        (299, "encoded", 32),
+    ],
+)
+def test_a_batch_is_as_large_as_the_models_input_allows(size_px: int, via: str, expected: int) -> None:
+    protocol = Protocol("h:1", "m", None, None)
+    protocol._current = type("Card", (), {"input": InputSpec(size_px, size_px, "tf")})()  # type: ignore[assignment]
+    with pytest.raises(StopIteration) as size:
+        next(protocol.batch_size(via))  # type: ignore[arg-type]
+    assert size.value.value == expected
+
+
+def test_wrong_arguments_are_refused_at_once(client: Client) -> None:
+    with pytest.raises(InvalidRequest, match="must be a list of images"):
+        client.stream("cat.jpg")
+
+
+def test_threads_decode_to_the_same_levels(image_tree: Path) -> None:
+    """The resize's weights are kept between calls, and shared by threads."""
+    spec = InputSpec(24, 20, "tf")
+    paths = pictures(image_tree)
+    alone = [preprocessing.preprocess(path, spec) for path in paths]
+    results: list[list[np.ndarray]] = [[] for _ in range(4)]
+
+    def work(into: list[np.ndarray]) -> None:
+        into += [preprocessing.preprocess(path, spec) for path in paths]
+
+    threads = [threading.Thread(target=work, args=(into,)) for into in results]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for rows in results:
+        np.testing.assert_array_equal(rows, alone)
