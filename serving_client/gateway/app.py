@@ -44,30 +44,17 @@ _STATUS: dict[type[ServingError], int] = {
 }
 
 _PROBLEMS = {
-    400: "no image that can be read",
-    413: "too many bytes or images",
+    400: "no image that can be read, or too many",
+    403: "no picture is fetched",
+    413: "too many bytes",
     422: "a parameter out of range",
     502: "the model server failed",
     503: "the model server is not there, or there is too much to do",
     504: "the model server did not answer in time",
 }
 
+_IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/gif")
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_BODY = {
-    "required": True,
-    "content": {
-        **{f"image/{kind}": _BINARY for kind in ("jpeg", "png", "bmp", "gif")},
-        "application/octet-stream": _BINARY,
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": {"images": {"type": "array", "items": _BINARY["schema"], "minItems": 1}},
-                "required": ["images"],
-            }
-        },
-        "application/json": {"schema": schemas.Urls.model_json_schema()},
-    },
-}
 
 
 def create_app(open_client: Callable[[], AsyncClient], limits: Limits) -> FastAPI:
@@ -97,7 +84,7 @@ def create_app(open_client: Callable[[], AsyncClient], limits: Limits) -> FastAP
     app.add_exception_handler(RequestValidationError, _invalid)
     app.post(
         "/v1/classify",
-        openapi_extra={"requestBody": _BODY},
+        openapi_extra={"requestBody": {"required": True, "content": _bodies(limits)}},
         responses=_problems(*_PROBLEMS),
         response_model_exclude_none=True,
     )(classify)
@@ -116,9 +103,9 @@ async def classify(
     top_k: Annotated[int, Query(ge=1, le=1_000, description="labels per image, at most")] = 3,
     via: Annotated[Via, Query(description="what is sent to the model: float32 images or files")] = "images",
 ) -> schemas.Classified:
-    """Classify pictures: one as the body, several as multipart/form-data, or by URL as JSON.
+    """Classify pictures: one as the body, several as multipart/form-data, or URLs of allowed hosts as JSON.
 
-    Those that cannot be read have an `error` in their place; if none can be, the answer is 400.
+    In a form or a list, those that cannot be read have an `error` in their place; a body that cannot be is 400.
     """
     state = request.state
     found = await uploads.read(request, state.limits, state.fetcher)
@@ -129,7 +116,7 @@ async def classify(
     bad = [result for result in results if isinstance(result, ImageError)]
     state.metrics.images.labels("unreadable").inc(len(bad))
     state.metrics.images.labels("classified").inc(len(results) - len(bad))
-    if len(bad) == len(results):
+    if bad and not uploads.is_list(request):
         raise HTTPException(400, str(bad[0]))
     return schemas.Classified(
         model=state.client.model,
@@ -180,6 +167,22 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     where = " ".join(map(str, first["loc"]))
     return JSONResponse({"detail": f"{where}: {first['msg']}. Received: {first['input']!r}."}, 422)
+
+
+def _bodies(limits: Limits) -> dict[str, Any]:
+    """Return OpenAPI's description of what may be posted: `uploads.read` reads it."""
+    parts = {"type": "array", "items": _BINARY["schema"], "minItems": 1, "maxItems": limits.images}
+    form = {"type": "object", "properties": {"images": parts}, "required": ["images"]}
+    bodies: dict[str, Any] = {
+        **dict.fromkeys(_IMAGE_TYPES, _BINARY),
+        "multipart/form-data": {
+            "schema": form,
+            "encoding": {"images": {"contentType": ", ".join(_IMAGE_TYPES)}},
+        },
+    }
+    if limits.url_hosts:
+        bodies["application/json"] = {"schema": schemas.Urls.model_json_schema()}
+    return bodies
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

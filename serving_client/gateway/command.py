@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
+import sys
 
 import uvicorn
 
@@ -14,6 +16,10 @@ from serving_client.gateway.settings import Limits
 
 # Answers that are on their way when SIGTERM comes.
 _DRAIN_S = 30
+
+# Longer than load balancers keep theirs (60 s, mostly): who closes first must not be us, or a request that
+# has just been sent is lost.
+_KEEP_ALIVE_S = 75
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,7 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
 
     observing.configure_logging()
-    logging.getLogger("uvicorn.access").disabled = True  # observing.Observed says more
+    # uvicorn sends itself the signal again that it ended on; what runs at exit, as sending the last spans,
+    # is to run then too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(open_client, limits),
@@ -49,8 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=_DRAIN_S,
+            timeout_keep_alive=_KEEP_ALIVE_S,
             backlog=4096,
         )
     )
-    server.run()
+    try:
+        server.run()
+    except SystemExit as stopped:  # 3 if it could not start: it has said why
+        return 1 if stopped.code else 0
     return 0 if server.started else 1

@@ -14,13 +14,22 @@ from serving_client.gateway.settings import Limits
 
 _TIMEOUT_S = 10
 
+# How networks without IPv4 reach it (RFC 6052): the last 32 bits are the address.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
 
 class Fetcher:
     """Fetches over HTTPS, or HTTP, without redirects, cookies or proxies."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._http = httpx.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=False, trust_env=False)
+        # A connection is not kept: it was opened to an address, and another host may share that.
+        self._http = httpx.AsyncClient(
+            timeout=_TIMEOUT_S,
+            follow_redirects=False,
+            trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
 
     async def fetch_all(self, urls: Sequence[str]) -> list[tuple[str, bytes | ImageError]]:
         """Return each URL with its content, or with the reason why there is none.
@@ -47,8 +56,8 @@ class Fetcher:
             return ImageError(f"{url[:200]}: is no URL: {error}.")
         host = parsed.host
         if host not in self._limits.url_hosts:
-            allowed = ", ".join(sorted(self._limits.url_hosts)) or "none"
-            return ImageError(f"{url}: pictures are fetched from allowed hosts only: {allowed}.")
+            allowed = ", ".join(sorted(self._limits.url_hosts))
+            return ImageError(f"{url[:200]}: pictures are fetched from these hosts only: {allowed}.")
         if parsed.scheme not in ("http", "https"):
             return ImageError(f"{url}: must begin with https:// or http://.")
         try:
@@ -100,4 +109,6 @@ async def _public_address(host: str, port: int) -> str:
 
 def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     inner = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
+    if address in _NAT64:
+        inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return (inner or address).is_global and not (inner or address).is_multicast

@@ -22,17 +22,21 @@ Upload = tuple[str, bytes | ImageError]
 
 BODY_NAME = "image"
 
+_FORM = "multipart/form-data"
+_JSON = "application/json"
+
 
 async def read(request: Request, limits: Limits, fetcher: Fetcher) -> Sequence[Upload]:
     """Read the images: multipart, a JSON list of URLs, or else the body is the image.
 
     Raises:
-      HTTPException: 400 no image, or nothing that can be parsed; 413 too much.
+      HTTPException: 400 no image, too many, or nothing that can be parsed; 403 URLs, and no host is allowed;
+        413 too many bytes.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
+    kind = _kind(request)
+    if kind == _FORM:
         uploads = await _parts(request, limits)
-    elif kind == "application/json":
+    elif kind == _JSON:
         uploads = await fetcher.fetch_all(await _urls(request, limits))
     else:
         uploads = [(BODY_NAME, await request.body())]
@@ -41,15 +45,24 @@ async def read(request: Request, limits: Limits, fetcher: Fetcher) -> Sequence[U
     return [(name, _within(limits, name, data)) for name, data in uploads]
 
 
+def is_list(request: Request) -> bool:
+    """Whether several images may be in the request, of which each is answered for itself."""
+    return _kind(request) in (_FORM, _JSON)
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def _parts(request: Request, limits: Limits) -> list[Upload]:
-    # One more than is allowed, so that it is us who says what the limit is.
-    async with request.form(max_files=limits.images + 1, max_fields=limits.images) as form:
+    async with request.form(max_files=limits.images) as form:
         files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
-        _check_count(len(files), limits)
         return [(file.filename or BODY_NAME, await file.read()) for file in files]
 
 
 async def _urls(request: Request, limits: Limits) -> list[str]:
+    if not limits.url_hosts:
+        raise HTTPException(403, "This gateway fetches no pictures. Send them, or see --allow-url-host.")
     try:
         urls = Urls.model_validate_json(await request.body()).urls
     except ValidationError as error:
@@ -58,13 +71,9 @@ async def _urls(request: Request, limits: Limits) -> list[str]:
         raise HTTPException(
             400, f'JSON must be {{"urls": ["https://…"]}}. Received: {where}: {first["msg"]}.'
         ) from error
-    _check_count(len(urls), limits)
+    if len(urls) > limits.images:
+        raise HTTPException(400, f"Too many URLs. Maximum number is {limits.images}. Received: {len(urls)}.")
     return urls
-
-
-def _check_count(images: int, limits: Limits) -> None:
-    if images > limits.images:
-        raise HTTPException(413, f"A request may hold {limits.images} images. Received: more.")
 
 
 def _within(limits: Limits, name: str, data: bytes | ImageError) -> bytes | ImageError:

@@ -9,7 +9,7 @@ def test_schemathesis_finds_nothing(gateway: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(Path(sys.executable).with_name("schemathesis"), "run", f"{gateway}/openapi.json"),
-            *("--max-examples", "60", "--seed", "1", "--generation-deterministic", "--no-color"),
+            *("--max-examples", "300", "--seed", "1", "--generation-deterministic", "--no-color"),
         ],
         cwd=tmp_path,
         capture_output=True,

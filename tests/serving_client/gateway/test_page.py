@@ -87,6 +87,9 @@ def test_the_models_card_stands_beside(page: Page, client: Client) -> None:
 
 
 def test_the_keyboard_is_enough(page: Page, image_tree: Path) -> None:
+    # Chromium needs a moment until it hands its file dialogs over.
+    page.on("filechooser", lambda chooser: None)
+    page.wait_for_timeout(300)
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")  # after the link to the API
     assert page.evaluate("document.activeElement.id") == "files"
