@@ -44,7 +44,7 @@ BATCHING = (
 )
 LIMITS = {"first_over_median": ("<=", 1.5), "batched_c64_over_floor": (">=", 0.85)}
 
-Requests = Mapping[str, wire.PredictRequest]
+Requests = Mapping[str, bytes]
 
 
 def main() -> int:
@@ -202,19 +202,15 @@ def serving(command: Sequence[str], base_path: Path, work: Path) -> Iterator[grp
             process.wait(timeout=60)
 
 
-def caller(channel: grpc.Channel) -> Callable[[wire.PredictRequest], wire.PredictResponse]:
+def caller(channel: grpc.Channel) -> Callable[[bytes], wire.PredictResponse]:
     """Return a function that sends a request and waits for its answer."""
-    predict = channel.unary_unary(
-        wire.PREDICT,
-        request_serializer=wire.PredictRequest.SerializeToString,
-        response_deserializer=wire.PredictResponse.FromString,
-    )
+    predict = channel.unary_unary(wire.PREDICT, response_deserializer=wire.PredictResponse.FromString)
     return lambda request: predict(request, timeout=120)  # type: ignore[no-any-return]
 
 
 def load(
-    call: Callable[[wire.PredictRequest], wire.PredictResponse],
-    request: wire.PredictRequest,
+    call: Callable[[bytes], wire.PredictResponse],
+    request: bytes,
     callers: int,
     count: int,
 ) -> dict[str, float]:
@@ -239,7 +235,7 @@ def load(
 
 
 def first_over_median(
-    call: Callable[[wire.PredictRequest], wire.PredictResponse],
+    call: Callable[[bytes], wire.PredictResponse],
     requests: Requests,
     version: Path,
     base_path: Path,
@@ -250,14 +246,13 @@ def first_over_median(
         staging = base_path / f".staging-{number}"
         shutil.copytree(version, staging)
         staging.rename(base_path / str(number))
-        asked = wire.PredictRequest()
-        asked.CopyFrom(request)
+        asked = wire.PredictRequest.FromString(request)
         asked.model_spec.version.value = number
         seconds: list[float] = []
         while len(seconds) < 101:
             started = time.perf_counter()
             try:
-                call(asked)
+                call(asked.SerializeToString())
             except grpc.RpcError as error:
                 assert error.code() == grpc.StatusCode.NOT_FOUND, error
                 time.sleep(0.005)

@@ -15,6 +15,8 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from local_server import cli as server_cli
 from local_server import configuration
+from serving_client import cli as client_cli
+from serving_client.gateway import app, command
 from trainer import cli as trainer_cli
 from trainer import cluster, errors, model_config, warmup
 from trainer.config import TrainConfig
@@ -42,6 +44,8 @@ def pod(document: dict[str, Any]) -> dict[str, Any]:
 
 TRAINING = pod(by_name("Job/train-classifier"))
 SERVING = pod(by_name("Deployment/classifier"))
+GATEWAY = pod(by_name("Deployment/classifier-gateway"))
+PODS = pytest.mark.parametrize("spec", [TRAINING, SERVING, GATEWAY], ids=["training", "serving", "gateway"])
 
 
 @pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
@@ -136,14 +140,46 @@ def test_the_files_that_the_flags_name_are_there_and_promoted_labels_win(spec: d
         assert path.removeprefix(mounts["config"] + "/") in CONFIG
 
 
-def test_the_service_finds_the_deployments_pods() -> None:
-    service, deployment = by_name("Service/classifier")["spec"], by_name("Deployment/classifier")["spec"]
-    labels = deployment["template"]["metadata"]["labels"]
-    assert service["selector"].items() <= labels.items()
-    assert deployment["selector"]["matchLabels"] == labels
-    ports = {port["name"]: port["containerPort"] for port in SERVING["containers"][0]["ports"]}
-    assert ports == {port["targetPort"]: port["port"] for port in service["ports"]}
-    assert SERVING["containers"][0]["readinessProbe"]["grpc"]["port"] == ports["grpc"]
+@pytest.mark.parametrize(
+    ("service", "deployment"),
+    [
+        ("classifier", "classifier"),
+        ("classifier-pods", "classifier"),
+        ("classifier-gateway", "classifier-gateway"),
+    ],
+)
+def test_the_service_finds_the_deployments_pods(service: str, deployment: str) -> None:
+    spec, pods = by_name(f"Service/{service}")["spec"], by_name(f"Deployment/{deployment}")["spec"]
+    labels = pods["template"]["metadata"]["labels"]
+    assert spec["selector"].items() <= labels.items()
+    assert pods["selector"]["matchLabels"] == labels
+    named = {port["name"] for port in pod(by_name(f"Deployment/{deployment}"))["containers"][0]["ports"]}
+    assert {port["targetPort"] for port in spec["ports"]} <= named
+
+
+def ports(spec: dict[str, Any]) -> dict[str, int]:
+    return {port["name"]: port["containerPort"] for port in spec["containers"][0]["ports"]}
+
+
+def test_the_server_listens_where_it_is_asked() -> None:
+    arguments = server_cli._parser().parse_args(SERVING["containers"][0]["args"])
+    assert ports(SERVING) == {"grpc": arguments.port, "rest": arguments.rest_api_port}
+    assert SERVING["containers"][0]["readinessProbe"]["grpc"]["port"] == arguments.port
+
+
+def test_the_gateway_asks_all_serving_pods_for_the_model_that_is_served() -> None:
+    container = GATEWAY["containers"][0]
+    arguments = client_cli._parser().parse_args(container["args"])
+    headless = by_name("Service/classifier-pods")["spec"]
+    assert headless["clusterIP"] == "None"
+    assert arguments.server == f"dns:///classifier-pods:{headless['ports'][0]['port']}"
+    assert arguments.model == trainer_cli._parser().parse_args(TRAINING["containers"][0]["args"]).name
+    assert ports(GATEWAY) == {"http": arguments.port}
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["port"] == "http"
+    assert container["readinessProbe"]["timeoutSeconds"] > app._READY_TIMEOUT_S
+    before, ours = container["lifecycle"]["preStop"]["sleep"]["seconds"], command._DRAIN_S
+    assert GATEWAY["terminationGracePeriodSeconds"] > before + ours
 
 
 def test_exit_codes_end_the_job_or_do_not_count() -> None:
@@ -157,7 +193,7 @@ def test_exit_codes_end_the_job_or_do_not_count() -> None:
         assert rule["containerName"] == TRAINING["containers"][0]["name"]
 
 
-@pytest.mark.parametrize("spec", [TRAINING, SERVING], ids=["training", "serving"])
+@PODS
 def test_pods_meet_the_restricted_profile(spec: dict[str, Any]) -> None:
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}

@@ -105,7 +105,8 @@ async def classify(
 ) -> schemas.Classified:
     """Classify pictures: one as the body, several as multipart/form-data, or URLs of allowed hosts as JSON.
 
-    In a form or a list, those that cannot be read have an `error` in their place; a body that cannot be is 400.
+    In a form or a list, those that cannot be read have an `error` in their place; a body that cannot be
+    read is 400.
     """
     state = request.state
     found = await uploads.read(request, state.limits, state.fetcher)

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_manifests import CONFIG, SERVING
+from tests.test_manifests import CONFIG, GATEWAY, SERVING
 
 pytestmark = pytest.mark.containers
 
 ROOT = Path(__file__).parents[2]
 TRAIN_IMAGE = "image-classifier-train:test"
 SERVE_IMAGE = "image-classifier-serve:test"
+GATEWAY_IMAGE = "image-classifier-gateway:test"
 BAKED_IMAGE = "image-classifier-serve:baked"
 OFFICIAL = "tensorflow/serving:2.20.0"
 STAND_IN = "tensorflow/serving:stand-in"
@@ -41,7 +42,7 @@ def has_engine() -> bool:
 
 @pytest.fixture(scope="module")
 def images() -> None:
-    """Build both images; TensorFlow Serving's is a stand-in where the official one is not at hand."""
+    """Build the images; TensorFlow Serving's is a stand-in where the official one is not at hand."""
     if not has_engine():
         pytest.skip("no Docker engine answers")
     docker(
@@ -55,6 +56,7 @@ def images() -> None:
         docker(
             "build", "-f", stand_in, f"--build-arg=TRAIN_IMAGE={TRAIN_IMAGE}", "-t", STAND_IN, stand_in.parent
         )
+    docker("build", "-f", ROOT / "Dockerfile.gateway", "-t", GATEWAY_IMAGE, ROOT, timeout_s=600)
     docker(
         "build", "-f", ROOT / "Dockerfile.serve", f"--build-arg=TF_SERVING_TAG={tag}", "-t", SERVE_IMAGE, ROOT
     )
@@ -114,16 +116,52 @@ def test_a_third_container_gets_its_pictures_classified(server: str, volume: Pat
     labels = ("fish", "flower", "house", "moon", "sun", "tree")
     printed = docker(
         "run", "--rm", f"--network=container:{server}", "--tmpfs=/tmp", *HARDENED,
-        f"--volume={volume}/images:/images:ro", "--entrypoint=python", TRAIN_IMAGE,
-        "-m", "serving_client", "classify", *(f"/images/test/{label}/000.jpg" for label in labels),
+        f"--volume={volume}/images:/images:ro", GATEWAY_IMAGE,
+        "classify", *(f"/images/test/{label}/000.jpg" for label in labels),
         "--model=classifier", "--wait", "--timeout-s=60", "--json", f"--via={via}",
     )  # fmt: skip
     answers = [json.loads(line)["scores"][0]["label"] for line in printed.splitlines()]
     assert sum(answer == label for answer, label in zip(answers, labels, strict=True)) >= 5
 
 
+def test_the_gateways_container_answers_over_http(server: str, volume: Path) -> None:
+    """With the manifest's own arguments but for the server, whose name only a cluster knows."""
+    flags = [flag for flag in GATEWAY["containers"][0]["args"] if not flag.startswith("--server=")]
+    network = f"--network=container:{server}"
+    gateway = docker("run", "--detach", network, "--tmpfs=/tmp", *HARDENED, GATEWAY_IMAGE, *flags).strip()
+    ask = """
+import json, time, urllib.request
+for _ in range(100):
+    try:
+        assert urllib.request.urlopen("http://localhost:8080/readyz").read() == b"ready"
+        break
+    except OSError:
+        time.sleep(0.2)
+picture = open("/images/test/moon/000.jpg", "rb").read()
+answer = urllib.request.urlopen("http://localhost:8080/v1/classify", picture)
+print(json.load(answer)["results"][0]["scores"][0]["label"])
+"""
+    try:
+        printed = docker(
+            "run", "--rm", network, "--tmpfs=/tmp", *HARDENED, f"--volume={volume}/images:/images:ro",
+            "--entrypoint=python", GATEWAY_IMAGE, "-c", ask,
+        )  # fmt: skip
+        assert printed.strip() == "moon"
+        docker("stop", "--time=30", gateway)
+        assert docker("inspect", "--format={{.State.ExitCode}}", gateway).strip() == "0"
+    finally:
+        subprocess.run(["docker", "rm", "--force", gateway], capture_output=True, check=False)
+
+
+def test_the_gateways_image_holds_no_tensorflow(images: None) -> None:
+    docker(
+        "run", "--rm", "--entrypoint=python", GATEWAY_IMAGE, "-c",
+        "import importlib.util; assert importlib.util.find_spec('tensorflow') is None",
+    )  # fmt: skip
+
+
 def test_no_container_runs_as_root(server: str) -> None:
-    for image in (TRAIN_IMAGE, SERVE_IMAGE):
+    for image in (TRAIN_IMAGE, SERVE_IMAGE, GATEWAY_IMAGE):
         assert docker("image", "inspect", "--format={{.Config.User}}", image).strip() == "10001:10001"
 
 
@@ -141,8 +179,8 @@ def test_models_can_be_baked_into_the_image(images: None, published: str, volume
     try:
         printed = docker(
             "run", "--rm", f"--network=container:{container}", "--tmpfs=/tmp", *HARDENED,
-            "--entrypoint=python", TRAIN_IMAGE,
-            "-m", "serving_client", "describe", "--model=classifier", "--wait", "--timeout-s=60",
+            GATEWAY_IMAGE,
+            "describe", "--model=classifier", "--wait", "--timeout-s=60", "--json",
         )  # fmt: skip
         assert json.loads(printed)["version"] == 1
     finally:
