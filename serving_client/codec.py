@@ -282,7 +282,7 @@ _BY_STATUS: dict[grpc.StatusCode, tuple[type[errors.ServingError], str]] = {
     ),
     grpc.StatusCode.DEADLINE_EXCEEDED: (
         errors.DeadlineExceeded,
-        "Raise the timeout or send fewer images at once.",
+        "Check that the server can be reached; raise the timeout, or send fewer images at once.",
     ),
 }
 
@@ -290,5 +290,5 @@ _BY_STATUS: dict[grpc.StatusCode, tuple[type[errors.ServingError], str]] = {
 def error_from(code: grpc.StatusCode, details: str, server: str, model: str) -> errors.ServingError:
     """Return the error for a call's status: the one place where a status becomes an exception."""
     kind, advice = _BY_STATUS.get(code, (errors.ServerError, "Look into the server's log."))
-    said = " ".join(details.split()) or "no details"
-    return kind(f"{server}, model {model!r}: {code.name}: {said} {advice}")
+    said = " ".join(details.split()).rstrip(".") or "no details"
+    return kind(f"{server}, model {model!r}: {code.name}: {said}. {advice}")

@@ -150,7 +150,7 @@ def test_a_passed_deadline() -> None:
             Client(
                 f"localhost:{silent.getsockname()[1]}", model="m", timeout_s=0.3, wait_for_ready=True
             ) as client,
-            pytest.raises(DeadlineExceeded, match="Raise the timeout"),
+            pytest.raises(DeadlineExceeded, match="raise the timeout"),
         ):
             client.describe()
         assert time.monotonic() - started < 5
