@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import re
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +21,9 @@ from local_server import cli as server_cli
 from local_server import configuration
 from serving_client import cli as client_cli
 from serving_client.gateway import app, command
+from tests.policy import name_of, violations
 from trainer import cli as trainer_cli
-from trainer import cluster, errors, model_config, warmup
+from trainer import config_map, errors, model_config, training_commands, warmup
 from trainer.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -26,10 +31,6 @@ FILES = sorted((ROOT / "k8s").glob("*.yaml"))
 OBJECTS: list[dict[str, Any]] = [
     document for file in FILES for document in yaml.safe_load_all(file.read_text())
 ]
-
-
-def name_of(document: dict[str, Any]) -> str:
-    return f"{document['kind']}/{document['metadata']['name']}"
 
 
 def by_name(name: str) -> dict[str, Any]:
@@ -45,7 +46,19 @@ def pod(document: dict[str, Any]) -> dict[str, Any]:
 TRAINING = pod(by_name("Job/train-classifier"))
 SERVING = pod(by_name("Deployment/classifier"))
 GATEWAY = pod(by_name("Deployment/classifier-gateway"))
-PODS = pytest.mark.parametrize("spec", [TRAINING, SERVING, GATEWAY], ids=["training", "serving", "gateway"])
+
+
+def settings_of_the_job() -> TrainConfig:
+    """What the pod resolves: the ConfigMap's TOML, and the flags with the variables that they name."""
+    container = TRAINING["containers"][0]
+    variables = {entry["name"]: entry.get("value", "1") for entry in container["env"]}
+    args = [re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], text) for text in container["args"]]
+    arguments = trainer_cli.build_parser().parse_args(args)
+    with tempfile.TemporaryDirectory() as directory:
+        assert arguments.config == Path("/config/train.toml")
+        arguments.config = Path(directory) / arguments.config.name
+        arguments.config.write_text(by_name("ConfigMap/classifier-training")["data"]["train.toml"])
+        return training_commands.settings_of(arguments)
 
 
 @pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
@@ -87,8 +100,8 @@ CONFIG: dict[str, str] = by_name("ConfigMap/classifier-serving")["data"]
 
 
 def test_what_the_job_publishes_is_what_the_deployment_serves() -> None:
-    training = trainer_cli._parser().parse_args(TRAINING["containers"][0]["args"])
-    serving = server_cli._parser().parse_args(SERVING["containers"][0]["args"])
+    training = settings_of_the_job()
+    serving = server_cli.build_parser().parse_args(SERVING["containers"][0]["args"])
     (model,) = text_format.Parse(CONFIG["models.config"], ModelServerConfig()).model_config_list.config
     assert str(training.model_dir / training.name) == model.base_path
     assert training.name == model.name
@@ -101,17 +114,19 @@ def test_the_model_config_keeps_all_versions_and_has_both_labels() -> None:
     (model,) = text_format.Parse(CONFIG["models.config"], ModelServerConfig()).model_config_list.config
     assert model.model_version_policy.WhichOneof("policy_choice") == "all"
     assert dict(model.version_labels) == {"stable": 1, "canary": 1}
-    serving = server_cli._parser().parse_args(SERVING["containers"][0]["args"])
+    serving = server_cli.build_parser().parse_args(SERVING["containers"][0]["args"])
     assert serving.allow_version_labels_for_unavailable_models
     assert model_config.labels(
         model_config.promote(CONFIG["models.config"], "classifier", "stable", 2, "file"), "classifier", "file"
     ) == {"stable": 2, "stable-previous": 1, "canary": 1}
 
 
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_every_allowed_batch_size_has_been_run_by_the_warm_up_file(device: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "manifest", ["k8s/serving-config.yaml", "overlays/gpu-serving/component/batching.yaml"]
+)
+def test_every_allowed_batch_size_has_been_run_by_the_warm_up_file(manifest: str, tmp_path: Path) -> None:
     file = tmp_path / "batching.config"
-    file.write_text(CONFIG[f"batching.{device}.config"])
+    file.write_text(yaml.safe_load((ROOT / manifest).read_text())["data"][file.name])
     parameters = configuration.read_batching(file)
     assert list(parameters.allowed_batch_sizes) == warmup.batch_sizes(TrainConfig.warmup_batch_size)
 
@@ -126,18 +141,18 @@ def test_prometheus_finds_its_metrics(tmp_path: Path) -> None:
 def test_the_files_that_the_flags_name_are_there_and_promoted_labels_win(spec: dict[str, Any]) -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]}
     (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "config"]
-    defaults, labels = (source["configMap"] for source in volume["projected"]["sources"])
+    *settings, defaults, labels = (source["configMap"] for source in volume["projected"]["sources"])
     assert (defaults["name"], labels) == (
         "classifier-serving",
         {"name": "classifier-labels", "optional": True},
     )
-    assert (defaults["name"], labels["name"]) == (cluster._DEFAULTS, cluster._LABELS)
+    assert (defaults["name"], labels["name"]) == (config_map._DEFAULTS, config_map._LABELS)
     named = [
         argument.partition("=")[2] for argument in spec["containers"][0]["args"] if "=/config/" in argument
     ]
     assert named
-    for path in named:
-        assert path.removeprefix(mounts["config"] + "/") in CONFIG
+    files = {file for one in (*settings, defaults) for file in by_name(f"ConfigMap/{one['name']}")["data"]}
+    assert {path.removeprefix(mounts["config"] + "/") for path in named} <= files
 
 
 @pytest.mark.parametrize(
@@ -162,18 +177,18 @@ def ports(spec: dict[str, Any]) -> dict[str, int]:
 
 
 def test_the_server_listens_where_it_is_asked() -> None:
-    arguments = server_cli._parser().parse_args(SERVING["containers"][0]["args"])
+    arguments = server_cli.build_parser().parse_args(SERVING["containers"][0]["args"])
     assert ports(SERVING) == {"grpc": arguments.port, "rest": arguments.rest_api_port}
     assert SERVING["containers"][0]["readinessProbe"]["grpc"]["port"] == arguments.port
 
 
 def test_the_gateway_asks_all_serving_pods_for_the_model_that_is_served() -> None:
     container = GATEWAY["containers"][0]
-    arguments = client_cli._parser().parse_args(container["args"])
+    arguments = client_cli.build_parser().parse_args(container["args"])
     headless = by_name("Service/classifier-pods")["spec"]
     assert headless["clusterIP"] == "None"
     assert arguments.server == f"dns:///classifier-pods:{headless['ports'][0]['port']}"
-    assert arguments.model == trainer_cli._parser().parse_args(TRAINING["containers"][0]["args"]).name
+    assert arguments.model == settings_of_the_job().name
     assert ports(GATEWAY) == {"http": arguments.port}
     for probe in ("readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"]["port"] == "http"
@@ -193,15 +208,31 @@ def test_exit_codes_end_the_job_or_do_not_count() -> None:
         assert rule["containerName"] == TRAINING["containers"][0]["name"]
 
 
-@PODS
-def test_pods_meet_the_restricted_profile(spec: dict[str, Any]) -> None:
-    assert spec["securityContext"]["runAsNonRoot"] is True
-    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert spec["automountServiceAccountToken"] is False
-    for container in spec["containers"]:
-        context = container["securityContext"]
-        assert context["allowPrivilegeEscalation"] is False
-        assert context["readOnlyRootFilesystem"] is True
-        assert context["capabilities"] == {"drop": ["ALL"]}
-        assert not container["image"].endswith(":latest") and ":" in container["image"]
-        assert {"requests", "limits"} <= set(container["resources"])
+@pytest.mark.parametrize("document", OBJECTS, ids=name_of)
+def test_every_object_holds_to_the_policy(document: dict[str, Any]) -> None:
+    assert list(violations(document)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "violation"),
+    [
+        pytest.param(lambda pod, first: pod.pop("securityContext"), "may run as root", id="root"),
+        pytest.param(lambda pod, first: pod.update(hostNetwork=True), "node's namespaces", id="network"),
+        pytest.param(
+            lambda pod, first: pod["volumes"].append({"name": "x", "hostPath": {"path": "/"}}),
+            "volume x is",
+            id="host path",
+        ),
+        pytest.param(lambda pod, first: first.pop("livenessProbe"), "no livenessProbe", id="probe"),
+        pytest.param(lambda pod, first: first["resources"].pop("limits"), "no limit of memory", id="limit"),
+        pytest.param(lambda pod, first: first.update(image="a/b"), "not pinned", id="no tag"),
+        pytest.param(lambda pod, first: first.update(image="host:80/b"), "not pinned", id="a port is no tag"),
+        pytest.param(lambda pod, first: first["securityContext"].clear(), "capabilities", id="capabilities"),
+        pytest.param(lambda pod, first: pod.pop("automountServiceAccountToken"), "token", id="token"),
+    ],
+)
+def test_the_policy_finds(change: Callable[[Any, Any], object], violation: str) -> None:
+    document = copy.deepcopy(by_name("Deployment/classifier-gateway"))
+    spec = pod(document)
+    change(spec, spec["containers"][0])
+    assert any(violation in found for found in violations(document))

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 
-class FusedAdam(keras.optimizers.Adam):  # type: ignore[misc]
+class FusedAdam(keras.optimizers.Adam):  # type: ignore[misc]  # Keras has no types
     """Keras' Adam with TensorFlow's kernel: the same formula in one pass instead of twelve.
 
     With an inner layer of 1,000 units on 2,048 features, Keras' own takes longer than the gradients.

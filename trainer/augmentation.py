@@ -33,7 +33,7 @@ def view_seed(seed: int, digest: str, view: int) -> np.ndarray:
     return np.frombuffer(hashlib.sha256(f"{seed}/{digest}/{view}".encode()).digest()[:8], np.int32)
 
 
-class _FromTensor(keras.random.SeedGenerator):  # type: ignore[misc]
+class _FromTensor(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras has no types
     """Keras' layers draw from a variable; this draws from a tensor, so that images can go in any order."""
 
     def __init__(self, seed: tf.Tensor) -> None:

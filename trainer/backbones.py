@@ -172,7 +172,7 @@ def _construct(backbone: Backbone, weights: str, **arguments: object) -> keras.M
     except ValueError as error:
         if "Input size must be" not in str(error):
             raise
-        size_px = arguments["input_shape"][0]  # type: ignore[index]
+        size_px = arguments["input_shape"][0]  # type: ignore[index]  # a mapping of objects
         raise ConfigError(
             f"--image-size is refused by {backbone.name}. Received: {size_px}. "
             f"Keras says: {_one_line(error)} Its native size is {backbone.native_size_px}."

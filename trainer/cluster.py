@@ -1,11 +1,11 @@
-"""What the trainer asks of a Kubernetes cluster: the ConfigMap with TensorFlow Serving's model config."""
+"""A connection to a Kubernetes cluster, and its refusals in words."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import kubernetes
 from kubernetes.client.exceptions import ApiException
@@ -14,123 +14,90 @@ from urllib3.exceptions import HTTPError
 
 from trainer.errors import ClusterError
 
-_KEY = "models.config"
-_DEFAULTS = "classifier-serving"
-_LABELS = "classifier-labels"
-_OBJECT_LABELS = {
-    "app.kubernetes.io/name": "image-classifier",
-    "app.kubernetes.io/component": "serving",
-}
-_ATTEMPTS = 5
+_POD_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 
-class ConfigMapStore:
-    """The ConfigMap whose `models.config` the serving pods see (k8s/serving.yaml).
+def connect() -> kubernetes.client.ApiClient:
+    """Connect by the current kubeconfig, or as a pod of the cluster.
 
-    The one that the manifests bring holds the defaults; the first edit makes a second one, which wins over
-    it, so that applying the manifests again takes no label back.
+    Raises:
+      ClusterError: neither is there.
     """
-
-    def __init__(self, namespace: str) -> None:
-        """Connect by the current kubeconfig, or as a pod of the cluster.
-
-        Raises:
-          ClusterError: neither is there.
-        """
-        self._namespace = namespace
-        try:
-            if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
-                kubernetes.config.load_incluster_config()  # type: ignore[no-untyped-call]
-            else:
-                # By name: its own default is what KUBECONFIG was when it was imported.
-                kubernetes.config.load_kube_config(os.environ.get("KUBECONFIG"))  # type: ignore[no-untyped-call]
-        except ConfigException as error:
-            reason = str(error).rstrip(".")
-            raise ClusterError(
-                f"A kubeconfig, or a pod's service account, is needed for --namespace. Received: {reason}. "
-                "Set KUBECONFIG, or give --model-config FILE."
-            ) from error
-        self._api = kubernetes.client.CoreV1Api()
-
-    def __str__(self) -> str:
-        return f"ConfigMap {self._namespace}/{_LABELS}"
-
-    def read(self) -> str:
-        """Return its text.
-
-        Raises:
-          ClusterError: the cluster does not answer, or has no such ConfigMap.
-        """
-        with self._explaining():
-            return self._text(self._edited() or self._get(_DEFAULTS))
-
-    def edit(self, change: Callable[[str], str]) -> None:
-        """Replace its text; when somebody else was faster, work from theirs.
-
-        Raises:
-          ClusterError: the cluster does not answer, or refuses.
-        """
-        with self._explaining():
-            for attempt in range(_ATTEMPTS):
-                edited = self._edited()
-                text = change(self._text(edited or self._get(_DEFAULTS)))
-                try:
-                    self._put(edited, text)
-                    return
-                except ApiException as error:
-                    if error.status != 409 or attempt == _ATTEMPTS - 1:
-                        raise
-
-    def _edited(self) -> Any:
-        """Return the ConfigMap that edits have made; None: there was no edit yet."""
-        try:
-            return self._get(_LABELS)
-        except ApiException as error:
-            if error.status != 404:
-                raise
-            return None
-
-    def _get(self, name: str) -> Any:
-        return self._api.read_namespaced_config_map(name, self._namespace)
-
-    def _put(self, edited: Any, text: str) -> None:
-        if edited is not None:  # its resourceVersion has the API refuse if it has changed since
-            edited.data = {_KEY: text}
-            self._api.replace_namespaced_config_map(_LABELS, self._namespace, edited)
-            return
-        self._api.create_namespaced_config_map(
-            self._namespace,
-            kubernetes.client.V1ConfigMap(
-                metadata=kubernetes.client.V1ObjectMeta(name=_LABELS, labels=_OBJECT_LABELS),
-                data={_KEY: text},
-            ),
-        )
-
-    def _text(self, config_map: Any) -> str:
-        text = (config_map.data or {}).get(_KEY)
-        if text is None:
-            raise ClusterError(
-                f"ConfigMap {self._namespace}/{config_map.metadata.name} must have the key {_KEY}. Received: "
-                f"{', '.join(config_map.data or {}) or 'no keys'}. Apply k8s/ again."
+    configuration = kubernetes.client.Configuration()
+    try:
+        if _in_pod():
+            kubernetes.config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]  # the package has no types
+        else:
+            # By name: its own default is what KUBECONFIG was when it was imported.
+            kubernetes.config.load_kube_config(  # type: ignore[no-untyped-call]  # the package has no types
+                os.environ.get("KUBECONFIG"), client_configuration=configuration
             )
-        return str(text)
+    except ConfigException as error:
+        reason = str(error).rstrip(".")
+        raise ClusterError(
+            f"A kubeconfig, or a pod's service account, is needed to reach a cluster. Received: {reason}. "
+            "Set KUBECONFIG."
+        ) from error
+    return kubernetes.client.ApiClient(configuration)
 
-    @contextlib.contextmanager
-    def _explaining(self) -> Iterator[None]:
-        try:
-            yield
-        except ApiException as error:
-            advice = {
-                401: "Log in again.",
-                403: "Ask for the right to get, create and update ConfigMaps there.",
-                404: "Apply k8s/ there first, or name another --namespace.",
-            }.get(error.status, "Look at the cluster, and try again.")
-            raise ClusterError(
-                f"The cluster must let this user edit the ConfigMaps {_DEFAULTS} and {_LABELS} in namespace "
-                f"{self._namespace}. Received: {error.status} {error.reason}. {advice}"
-            ) from error
-        except HTTPError as error:
-            raise ClusterError(
-                f"The cluster does not answer: {' '.join(str(error).split())[:200]}. Check kubectl "
-                "cluster-info."
-            ) from error
+
+def current_namespace() -> str:
+    """Return the kubeconfig's current namespace, or that of the pod; else `default`.
+
+    Raises:
+      ClusterError: there is no kubeconfig.
+    """
+    if _in_pod():
+        with contextlib.suppress(OSError), open(_POD_NAMESPACE, encoding="utf-8") as file:
+            return file.read().strip()
+        return "default"
+    try:
+        _, active = kubernetes.config.list_kube_config_contexts(  # type: ignore[no-untyped-call]  # the package has no types
+            os.environ.get("KUBECONFIG")
+        )
+    except ConfigException as error:
+        raise ClusterError(
+            f"A kubeconfig is needed to reach a cluster. Received: {str(error).rstrip('.')}. Set KUBECONFIG."
+        ) from error
+    return str(active["context"].get("namespace") or "default")
+
+
+@contextlib.contextmanager
+def explaining(task: str) -> Iterator[None]:
+    """Turn what the API client raises into one line.
+
+    Args:
+      task: what the cluster must do, to follow "The cluster must".
+    Raises:
+      ClusterError: the API refused, or does not answer.
+    """
+    try:
+        yield
+    except ApiException as error:
+        advice = {
+            401: "Log in again.",
+            403: "Unless a quota or policy is named, ask for that right (k8s/accounts.yaml has a Role).",
+            404: "Apply k8s/ there first, or name another --namespace.",
+        }.get(error.status, "Look at the cluster, and try again.")
+        said = _message(error)
+        raise ClusterError(
+            f"The cluster must {task}. Received: {error.status} {error.reason}{f': {said}' if said else ''}. "
+            f"{advice}"
+        ) from error
+    except HTTPError as error:
+        raise ClusterError(
+            f"The cluster does not answer: {' '.join(str(error).split())[:200]}. Check kubectl cluster-info."
+        ) from error
+
+
+def _message(error: ApiException) -> str:
+    """Return what the API says beside the status: which quota is used up, which field is wrong."""
+    try:
+        message = json.loads(error.body or "{}").get("message", "")
+    except (ValueError, AttributeError):
+        return ""
+    return " ".join(str(message).split()).rstrip(".")
+
+
+def _in_pod() -> bool:
+    return "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ

@@ -12,7 +12,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -259,6 +259,44 @@ def resolve(
     return TrainConfig(**values)
 
 
+def from_text(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read settings that are given as KEY=VALUE.
+
+    Raises:
+      ConfigError: no "=", an unknown key, a value of a wrong type or out of range.
+    """
+    given = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"A setting must be KEY=VALUE, such as epochs=20. Received: {pair!r}.")
+        key = name.replace("-", "_")
+        _check_known("--set", key)
+        given[key] = _converted(key, text)
+    TrainConfig(**{"data": Path(), "model_dir": Path(), **given})  # checks the values
+    return given
+
+
+def _converted(key: str, text: str) -> Any:
+    wanted = value_type(key)
+    if wanted is bool and text not in ("true", "false"):
+        raise ConfigError(f"{key} must be true or false. Received: {text!r}.")
+    try:
+        return text == "true" if wanted is bool else wanted(text)
+    except ValueError as error:
+        raise ConfigError(f"{key} must be of type {wanted.__name__}. Received: {text!r}.") from error
+
+
+def _check_known(where: object, key: str) -> None:
+    names = [field.name for field in dataclasses.fields(TrainConfig)]
+    if key not in names:
+        near = difflib.get_close_matches(key, names, n=1)
+        raise ConfigError(
+            f"{where}: unknown key {key!r}. "
+            + (f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(names)}.")
+        )
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -270,13 +308,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _typed(path: Path, key: str, value: Any) -> Any:
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
-    if key not in names:
-        near = difflib.get_close_matches(key, names, n=1)
-        raise ConfigError(
-            f"{path}: unknown key {key!r}. "
-            + (f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(names)}.")
-        )
+    _check_known(path, key)
     wanted = value_type(key)
     if wanted is Path and isinstance(value, str):
         return Path(value)

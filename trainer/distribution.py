@@ -233,7 +233,7 @@ class Forward:
         spec = tf.TensorSpec(input_tensor.shape, input_tensor.dtype)
 
         # One trace for every batch size: tracing a large network takes seconds.
-        @tf.function(input_signature=[spec], jit_compile=xla, autograph=False)  # type: ignore[untyped-decorator]
+        @tf.function(input_signature=[spec], jit_compile=xla, autograph=False)  # type: ignore[untyped-decorator]  # TensorFlow has no types
         def on_replica(inputs: tf.Tensor) -> list[tf.Tensor]:
             return [tf.cast(one, tf.float32) for one in tf.nest.flatten(model(inputs, training=False))]
 

@@ -72,7 +72,7 @@ def decode_or_mark(
         .take(1)
         .with_options(_without_autotuning())
     )
-    return first.get_single_element()  # type: ignore[no-any-return]
+    return first.get_single_element()  # type: ignore[no-any-return]  # TensorFlow has no types
 
 
 @dataclasses.dataclass(frozen=True)

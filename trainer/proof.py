@@ -138,4 +138,4 @@ def compare(version: ExportedVersion, network: keras.Model, examples: ImageExamp
 def _trained(network: keras.Model, examples: ImageExamples) -> np.ndarray:
     batches = examples.batches(np.arange(len(examples.images)), _BATCH_SIZE)
     logits = [logits_per_class(network(images, training=False)) for images, _ in batches]
-    return tf.nn.softmax(tf.concat(logits, axis=0)).numpy()  # type: ignore[no-any-return]
+    return tf.nn.softmax(tf.concat(logits, axis=0)).numpy()  # type: ignore[no-any-return]  # TensorFlow has no types

@@ -19,7 +19,7 @@ def import_tensorflow() -> None:
     with tempfile.TemporaryFile("w+", errors="replace") as captured:
         os.dup2(captured.fileno(), 2)
         try:
-            import tensorflow  # noqa: F401
+            import tensorflow  # noqa: F401  # only for what it does
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)

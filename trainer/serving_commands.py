@@ -70,7 +70,7 @@ def _add_store(command: argparse.ArgumentParser, required: bool) -> None:
 def _store(arguments: argparse.Namespace) -> ConfigStore | None:
     if arguments.namespace is not None:
         # The cluster's client takes a second to import.
-        from trainer.cluster import ConfigMapStore
+        from trainer.config_map import ConfigMapStore
 
         return ConfigMapStore(arguments.namespace)
     return ConfigFile(arguments.model_config) if arguments.model_config else None

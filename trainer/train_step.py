@@ -97,7 +97,7 @@ def compiled(steps: Sequence[OnReplica], devices: Devices) -> TrainStep:
 
     function = tf.function(on_all, reduce_retracing=True, autograph=False)
     if devices.local_replicas > 1:
-        return function  # type: ignore[no-any-return]
+        return function  # type: ignore[no-any-return]  # TensorFlow has no types
     concrete: TrainStep | None = None
 
     def traced_once(batch: Dealt) -> tf.Tensor:

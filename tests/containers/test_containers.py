@@ -124,6 +124,22 @@ def test_a_third_container_gets_its_pictures_classified(server: str, volume: Pat
     assert sum(answer == label for answer, label in zip(answers, labels, strict=True)) >= 5
 
 
+def test_the_pod_waits_for_a_first_version(published: str, volume: Path) -> None:
+    (wait,) = SERVING["initContainers"]
+    (volume / "empty").mkdir()
+    waiting = ["--rm", "--network=none", *HARDENED, f"--entrypoint={wait['command'][0]}"]
+    command = [SERVE_IMAGE, *wait["command"][1:], *wait["args"]]
+    printed = docker("run", *waiting, f"--volume={volume}/models:/models:ro", *command)
+    assert printed == "found /models/classifier/1/\n"
+    name = f"waits-{os.getpid()}"
+    docker("run", "--detach", f"--name={name}", *waiting, f"--volume={volume}/empty:/models:ro", *command)
+    try:
+        time.sleep(1)
+        assert "waiting for a first version in /models/classifier" in docker("logs", name)
+    finally:
+        subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)
+
+
 def test_the_gateways_container_answers_over_http(server: str, volume: Path) -> None:
     """With the manifest's own arguments but for the server, whose name only a cluster knows."""
     flags = [flag for flag in GATEWAY["containers"][0]["args"] if not flag.startswith("--server=")]

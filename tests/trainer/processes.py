@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -75,7 +76,7 @@ def _flag(key: str, value: object) -> list[str]:
     return [flag, str(value)]
 
 
-def result_of(model_directory: Path, run_id: str) -> tuple[list[np.ndarray], list[dict[str, object]]]:
+def result_of(model_directory: Path, run_id: str) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
     """Return the variables of the only version, and the history of the run without its times."""
     (version,) = model_directory.glob("[0-9]*")
     reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
@@ -88,8 +89,8 @@ def result_of(model_directory: Path, run_id: str) -> tuple[list[np.ndarray], lis
 
 
 def assert_same_bits(
-    left: tuple[list[np.ndarray], list[dict[str, object]]],
-    right: tuple[list[np.ndarray], list[dict[str, object]]],
+    left: tuple[list[np.ndarray], list[dict[str, Any]]],
+    right: tuple[list[np.ndarray], list[dict[str, Any]]],
 ) -> None:
     assert left[1] == right[1]
     assert len(left[0]) == len(right[0]) > 10

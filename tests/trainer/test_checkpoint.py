@@ -9,7 +9,7 @@ from trainer.checkpoint import Checkpoint
 CHECKPOINT = Checkpoint(
     position={"phase": "head", "epoch": 3, "sums": [0.1, 2.0]},
     variables=[np.arange(4, dtype=np.float32), np.array([7, 8], np.uint32)],
-    optimizer=[np.array(3), np.float32([0.25])],
+    optimizer=[np.array(3), np.array([0.25], np.float32)],
     best=[np.zeros((2, 2), np.float32)],
 )
 

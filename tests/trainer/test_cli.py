@@ -1,7 +1,9 @@
 """Each refusal as a person meets it: one line on stderr, an exit code, and nothing lost."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +34,7 @@ def tree(tmp_path: Path, image_tree: Path) -> Path:
 
 
 @pytest.fixture
-def good(tmp_path: Path, tree: Path, weights_file: Path) -> dict[str, object]:
+def good(tmp_path: Path, tree: Path, weights_file: Path) -> dict[str, Any]:
     return {
         "--data": tree,
         "--model-dir": tmp_path / "models",
@@ -45,12 +47,12 @@ def good(tmp_path: Path, tree: Path, weights_file: Path) -> dict[str, object]:
     }
 
 
-def flags(good: dict[str, object], **changes: object) -> list[str]:
+def flags(good: dict[str, Any], **changes: Any) -> list[str]:
     changed = {"--" + key.replace("_", "-"): value for key, value in changes.items()}
     return train(*(part for pair in {**good, **changed}.items() for part in pair))
 
 
-def test_trains_publishes_and_says_where(good: dict[str, object], capsys: pytest.CaptureFixture[str]) -> None:
+def test_trains_publishes_and_says_where(good: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(flags(good), capsys)
     assert code == 0
     assert out.startswith(f"Published {good['--model-dir']}/tiny/1: validation accuracy ")
@@ -58,7 +60,7 @@ def test_trains_publishes_and_says_where(good: dict[str, object], capsys: pytest
 
 
 def test_settings_may_come_from_a_toml_file(
-    good: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    good: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     toml = tmp_path / "run.toml"
     lines = [
@@ -129,15 +131,15 @@ def corrupt_image(tree: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_publishes_nothing(
-    good: dict[str, object],
+    good: dict[str, Any],
     tree: Path,
     capsys: pytest.CaptureFixture[str],
-    spoil: object,
-    changes: dict[str, object],
+    spoil: Callable[[Path], object],
+    changes: dict[str, Any],
     code: int,
     parts: list[str],
 ) -> None:
-    spoil(tree)  # type: ignore[operator]
+    spoil(tree)
     actual, out, err = run(flags(good, **changes), capsys)
     assert (actual, out) == (code, "")
     assert_one_line(err, *parts)
@@ -145,7 +147,7 @@ def test_bad_input_is_one_line_and_publishes_nothing(
 
 
 def test_a_model_directory_without_write_permission(
-    good: dict[str, object], read_only_directory: Path, capsys: pytest.CaptureFixture[str]
+    good: dict[str, Any], read_only_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run(["export-pretrained", "--model-dir", str(read_only_directory)], capsys)
     assert code == 8

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from trainer import cli, config
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 
-REQUIRED = {"data": Path("d"), "model_dir": Path("m")}
+REQUIRED: dict[str, Any] = {"data": Path("d"), "model_dir": Path("m")}
 
 
 def toml(tmp_path: Path, text: str) -> Path:

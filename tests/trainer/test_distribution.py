@@ -84,7 +84,7 @@ def test_forward_traces_the_network_once_for_all_batch_sizes() -> None:
     devices = distribution.mirrored(1)
     traces = 0
 
-    class Counted(keras.layers.Layer):  # type: ignore[misc]
+    class Counted(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         def call(self, inputs: tf.Tensor) -> tf.Tensor:
             nonlocal traces
             traces += 1

@@ -131,13 +131,20 @@ def test_class_mode_binary_needs_two_classes(config: dict[str, Any]) -> None:
     assert "Received: 6 (" in str(error)
 
 
-def test_bad_images_are_an_error_unless_they_are_to_be_skipped(
-    config: dict[str, Any], image_tree: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def spoiled(image_tree: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of the images, and the empty file that is among them."""
     data = tmp_path / "data"
     shutil.copytree(image_tree, data)
     bad = next((data / "train").iterdir()) / "bad.jpg"
     bad.touch()
+    return data, bad
+
+
+def test_bad_images_are_an_error_unless_they_are_to_be_skipped(
+    config: dict[str, Any], spoiled: tuple[Path, Path]
+) -> None:
+    data, bad = spoiled
     error = error_of(config | {"data": data}, doctor.BAD_IMAGES)
     assert isinstance(error, DataError)
     assert f"1 of 121 images cannot be used: {bad} (zero bytes)." in str(error)
@@ -147,12 +154,9 @@ def test_bad_images_are_an_error_unless_they_are_to_be_skipped(
 
 
 def test_a_run_begins_with_the_scan_and_bad_images_are_left_to_it(
-    config: dict[str, Any], image_tree: Path, tmp_path: Path
+    config: dict[str, Any], spoiled: tuple[Path, Path]
 ) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(image_tree, data)
-    bad = next((data / "train").iterdir()) / "bad.jpg"
-    bad.touch()
+    data, bad = spoiled
     scan = doctor.require(TrainConfig(**config | {"data": data}))
     assert [one.path for one in scan.bad] == [bad]
 
@@ -262,7 +266,7 @@ def test_keras_cache_has_the_names_that_keras_asks_for(
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
 
-    def ask(name: str, origin: str, cache_subdir: str = "", **_: object) -> None:
+    def ask(name: str, origin: str, cache_subdir: str = "", **_: Any) -> None:
         raise Asked(tmp_path / cache_subdir / name)
 
     monkeypatch.setattr(file_utils, "get_file", ask)

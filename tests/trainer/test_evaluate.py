@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -26,8 +27,8 @@ def model(published: run.Published, tmp_path: Path) -> Path:
     return tmp_path / "models" / "tiny"
 
 
-def figures_of(html: Path) -> dict[str, object]:
-    figures: dict[str, object] = json.loads((html.parent / "report.json").read_text(encoding="utf-8"))
+def figures_of(html: Path) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads((html.parent / "report.json").read_text(encoding="utf-8"))
     return figures
 
 
@@ -39,7 +40,7 @@ def test_the_served_model_is_as_good_as_the_run_has_said(
     assert (metrics.count, metrics.correct, metrics.accuracy) == (60, expected.correct, expected.accuracy)
     assert metrics.loss == pytest.approx(expected.loss, rel=1e-4)
     assert html == tmp_path / "out" / "report.html" and html.is_file()
-    split = figures_of(html)["splits"]["validation"]  # type: ignore[index]
+    split = figures_of(html)["splits"]["validation"]
     assert (split["correct"], split["count"]) == (metrics.correct, metrics.count)
     assert split["loss"] == metrics.loss
 
@@ -50,9 +51,9 @@ def test_the_report_lies_beside_the_version_and_names_it(model: Path, photos: Pa
     assert re.fullmatch(r"1-\d{8}T\d{6}Z-[0-9a-f]{4}", html.parent.name)
     figures = figures_of(html)
     assert figures["title"] == "tiny, version 1, on photos"
-    assert figures["facts"]["backbone"] == "vgg16, weights vgg16.weights.h5"  # type: ignore[index]
+    assert figures["facts"]["backbone"] == "vgg16, weights vgg16.weights.h5"
     assert figures["history"] == []
-    phases = {phase["name"]: phase["images"] for phase in figures["phases"]}  # type: ignore[attr-defined]
+    phases = {phase["name"]: phase["images"] for phase in figures["phases"]}
     assert phases == {"loading the version": None, "reading the images": 12, "inference": 12}
     assert evaluate(model, photos)[1].parent != html.parent
 
@@ -67,21 +68,22 @@ def test_the_order_of_the_outputs_is_that_of_the_card(model: Path, photos: Path)
     for name in content["labels"]:
         (photos / name[2:]).rename(photos / name)
     after, html = evaluate(model, photos)
-    assert (after.correct, after.loss) == (before.correct, pytest.approx(before.loss, rel=1e-5))
-    assert figures_of(html)["splits"]["photos"]["classes"] == content["labels"]  # type: ignore[index]
+    assert after.correct == before.correct
+    assert after.loss == pytest.approx(before.loss, rel=1e-5)
+    assert figures_of(html)["splits"]["photos"]["classes"] == content["labels"]
 
 
 def test_the_runs_own_images_are_recognized(model: Path, image_tree: Path) -> None:
     figures = figures_of(evaluate(model, image_tree / "test")[1])
-    assert "the same as the run's test split" in figures["facts"]["images"]  # type: ignore[index]
+    assert "the same as the run's test split" in figures["facts"]["images"]
     assert figures["warnings"] == []
-    (warning,) = figures_of(evaluate(model, image_tree / "train")[1])["warnings"]  # type: ignore[misc]
+    (warning,) = figures_of(evaluate(model, image_tree / "train")[1])["warnings"]
     assert "trained on" in warning
 
 
 def test_one_picture_under_two_classes_is_warned_of(model: Path, photos: Path) -> None:
     shutil.copyfile(photos / "sun" / "000.jpg", photos / "moon" / "copy.jpg")
-    (warning,) = figures_of(evaluate(model, photos)[1])["warnings"]  # type: ignore[misc]
+    (warning,) = figures_of(evaluate(model, photos)[1])["warnings"]
     assert "1 of the photos images lie under another class too" in warning
 
 

@@ -20,7 +20,7 @@ def result_of(
 
 
 def surely(predicted: list[int], class_count: int = 3) -> list[list[float]]:
-    return np.eye(class_count, dtype=np.float32)[predicted].tolist()
+    return list(np.eye(class_count, dtype=np.float32)[predicted].tolist())
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,8 @@ def test_it_answers_as_the_signature_does_whatever_the_batches(
     counts: list[int] = []
     logits, probabilities = exported.answer(paths, on_images=counts.append)
     assert counts == [32, 28]
-    assert (logits.shape, logits.dtype, probabilities.dtype) == ((60, 6), np.float32, np.float32)
+    assert logits.shape == (60, 6)
+    assert logits.dtype == probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     serve = tf.saved_model.load(str(published.path)).signatures["encoded_images"]
     for index in (0, 31, 32, 59):
@@ -92,7 +94,7 @@ def no_card(version: Path) -> None:
     (version / CARD).unlink()
 
 
-def card_of(**changes: object) -> Callable[[Path], None]:
+def card_of(**changes: Any) -> Callable[[Path], None]:
     def change(version: Path) -> None:
         card = json.loads((version / CARD).read_text(encoding="utf-8"))
         merged = {key: value for key, value in {**card, **changes}.items() if value is not None}
@@ -102,7 +104,10 @@ def card_of(**changes: object) -> Callable[[Path], None]:
 
 
 def card_is(text: str) -> Callable[[Path], None]:
-    return lambda version: (version / CARD).write_text(text) and None
+    def change(version: Path) -> None:
+        (version / CARD).write_text(text)
+
+    return change
 
 
 def other_model(version: Path) -> None:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import backbones, distribution, extraction, images, storage
+from trainer import backbones, distribution, extraction, images
 from trainer.distribution import Devices, Forward, Rows
 from trainer.errors import StoppedError, StorageError
 from trainer.extraction import Extraction
 from trainer.pipeline import ImageExamples
-from trainer.prefix_cache import PrefixCache
+from trainer.prefix_cache import FeatureExamples, PrefixCache
 from trainer.stopping import Stop
 
 
@@ -57,6 +57,12 @@ def extractor(forward: Counting, stop: Stop | None = None, batch_size: int | Non
     return Extraction(lambda: forward, distribution.mirrored(2), batch_size, stop or Stop())
 
 
+def array(stored: FeatureExamples) -> np.ndarray:
+    """Return the features of a set that is small enough to be in memory."""
+    assert isinstance(stored.features, np.ndarray)
+    return stored.features
+
+
 @pytest.fixture
 def tree(tmp_path: Path, image_tree: Path) -> Path:
     return shutil.copytree(image_tree / "train", tmp_path / "images")
@@ -67,8 +73,8 @@ def test_what_is_stored_is_what_the_network_gives(tmp_path: Path, tree: Path, fo
     mean, small = extractor(forward).store(these, caches(tmp_path), "train")
     (batch, labels), *rest = these.batches(np.arange(3 * 48), 3 * 48)
     assert not rest
-    np.testing.assert_allclose(mean.features, batch.numpy().mean(axis=(1, 2)), rtol=1e-5)
-    assert small.features.shape == (144, 4, 4, 3)
+    np.testing.assert_allclose(array(mean), batch.numpy().mean(axis=(1, 2)), rtol=1e-5)
+    assert array(small).shape == (144, 4, 4, 3)
     np.testing.assert_array_equal(mean.labels, labels.numpy()[:48])
     assert mean.views == small.views == 3
 
@@ -85,7 +91,7 @@ def test_each_image_runs_once_and_a_changed_one_alone_runs_again(
     changed.write_bytes(changed.read_bytes() + b"\0")
     mean, _ = extractor(forward).store(examples(tree), caches(tmp_path), "train")
     assert sum(forward.steps) == 1
-    assert len(mean.features) == 49
+    assert len(array(mean)) == 49
 
 
 def test_copies_are_stored_beside_the_images_and_another_seed_makes_others(
@@ -95,12 +101,12 @@ def test_copies_are_stored_beside_the_images_and_another_seed_makes_others(
     forward.steps.clear()
     views, _ = extractor(forward).store(examples(tree, views=2), caches(tmp_path), "train")
     assert sum(forward.steps) == 48  # the images themselves are known
-    np.testing.assert_array_equal(views.features[:48], plain.features)
+    np.testing.assert_array_equal(array(views)[:48], array(plain))
     forward.steps.clear()
     reseeded = dataclasses.replace(examples(tree, views=2), seed=1)
     other, _ = extractor(forward).store(reseeded, caches(tmp_path), "train")
     assert sum(forward.steps) == 48
-    assert not np.allclose(other.features[48:], views.features[48:])
+    assert not np.allclose(array(other)[48:], array(views)[48:])
 
 
 def test_a_stop_keeps_what_is_done(tmp_path: Path, tree: Path, forward: Counting) -> None:
@@ -133,13 +139,15 @@ def test_the_batch_size_is_found_by_a_probe_whose_images_count(
     mean, _ = extractor(forward, batch_size=None).store(examples(tree), caches(tmp_path), "train")
     assert forward.steps[:7] == [8, 2, 2, 2, 2, 4, 4]
     assert forward.steps[7] in (2, 4)
-    assert sum(forward.steps) == len(mean.features) == 48
+    assert sum(forward.steps) == len(array(mean)) == 48
 
 
 def test_space_is_checked_before_the_first_image(
     tmp_path: Path, tree: Path, forward: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 100))
+    monkeypatch.setattr(
+        "trainer.storage.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 100)
+    )
     with pytest.raises(StorageError, match=r"The prefix cache needs .* GB free. Make room"):
         extractor(forward).store(examples(tree), caches(tmp_path), "train")
     assert forward.steps == []

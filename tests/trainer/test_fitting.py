@@ -2,6 +2,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -33,8 +34,8 @@ def network(devices: Devices, *, dropout: float = 0.0) -> keras.Model:
         return keras.Sequential(layers)
 
 
-def phase(model: keras.Model, count: int = 47, **changes: object) -> Phase:
-    arguments: dict[str, object] = {
+def phase(model: keras.Model, count: int = 47, **changes: Any) -> Phase:
+    arguments: dict[str, Any] = {
         "name": "head",
         "model": model,
         "variables": model.trainable_variables,
@@ -43,30 +44,34 @@ def phase(model: keras.Model, count: int = 47, **changes: object) -> Phase:
         "learning_rate": 0.01,
         "epochs": 4,
     }
-    return Phase(**{**arguments, **changes})  # type: ignore[arg-type]
+    return Phase(**{**arguments, **changes})
 
 
-def options(batch_size: int, **changes: object) -> Options:
-    arguments: dict[str, object] = {
+def options(batch_size: int, **changes: Any) -> Options:
+    arguments: dict[str, Any] = {
         "loss": classifier.loss_function("categorical", 3),
         "batch_size": batch_size,
         "seed": 0,
         "class_weights": [1.0] * 3,
     }
-    return Options(**{**arguments, **changes})  # type: ignore[arg-type]
+    return Options(**{**arguments, **changes})
 
 
 @pytest.fixture
 def fit(tmp_path: Path) -> Callable[..., tuple[keras.Model, list[Epoch]]]:
     def run(
-        replicas: int, batch_size: int, count: int = 47, on_epoch: object = lambda *_: None, **changes: object
+        replicas: int,
+        batch_size: int,
+        count: int = 47,
+        on_epoch: Callable[[Epoch, bool], None] = lambda *_: None,
+        **changes: Any,
     ) -> tuple[keras.Model, list[Epoch]]:
         names = {field.name for field in dataclasses.fields(Options)}
         of_options = {key: changes.pop(key) for key in list(changes) if key in names}
         devices = distribution.mirrored(replicas)
         model = network(devices)
         checkpoint = tmp_path / f"{len(list(tmp_path.iterdir()))}.npz"
-        training = Training(devices, checkpoint, Stop(), on_epoch=on_epoch)  # type: ignore[arg-type]
+        training = Training(devices, checkpoint, Stop(), on_epoch=on_epoch)
         training.run(Loop(phase(model, count, **changes), options(batch_size, **of_options), devices))
         return model, training.history
 
@@ -172,7 +177,7 @@ def test_an_epoch_shows_each_image_once_as_itself_or_as_a_copy(tmp_path: Path) -
             return super().batches(order, batch_size)
 
     plain = clusters(12, 1)
-    views = Recorder(np.tile(plain.features, (3, 1)), plain.labels, views=3)
+    views = Recorder(np.tile(np.asarray(plain.features), (3, 1)), plain.labels, views=3)
     devices = distribution.mirrored(1)
     model = network(devices)
     loop = Loop(phase(model, train=views, epochs=20), options(4), devices)
@@ -184,7 +189,7 @@ def test_an_epoch_shows_each_image_once_as_itself_or_as_a_copy(tmp_path: Path) -
     assert not np.array_equal(seen[0], seen[1])
 
 
-def weights_and_history(model: keras.Model, training: Training) -> tuple[list[np.ndarray], list[object]]:
+def weights_and_history(model: keras.Model, training: Training) -> tuple[list[np.ndarray], list[Epoch]]:
     history = [dataclasses.replace(epoch, seconds=0) for epoch in training.history]
     return model.get_weights(), history
 
@@ -232,6 +237,7 @@ def test_equal_accuracy_is_decided_by_the_loss() -> None:
 
 def test_a_loss_that_is_no_number_ends_the_run(fit: Fit) -> None:
     broken = clusters(20, 1)
+    assert isinstance(broken.features, np.ndarray)
     broken.features[3, 0] = np.nan
     with pytest.raises(DivergedError, match=r"must stay finite. Received: loss nan.* epoch 1 .*Try 0.001"):
         fit(1, 8, train=broken, epochs=2)

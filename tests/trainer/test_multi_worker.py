@@ -6,12 +6,13 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.trainer.processes import Trainer, tf_configs
 
-Settings = dict[str, object]
+Settings = dict[str, Any]
 
 
 @pytest.fixture(scope="module")

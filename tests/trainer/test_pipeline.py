@@ -1,5 +1,6 @@
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from trainer.images import ImageSet
 from trainer.pipeline import ImageExamples
 
 
-def encode(format_name: str, image: Image.Image, **options: object) -> bytes:
+def encode(format_name: str, image: Image.Image, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format=format_name, **options)
     return buffer.getvalue()

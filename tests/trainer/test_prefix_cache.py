@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ def test_rows_come_back_in_any_order_in_a_later_run(tmp_path: Path, dtype: str) 
     filled(tmp_path, dtype)
     cache = opened(tmp_path, dtype)
     found = cache.rows(["e", "a", "d", "a"])
+    assert isinstance(found, np.ndarray)
     assert found.dtype == np.dtype(dtype)
     np.testing.assert_array_equal(found, rows(5)[[4, 0, 3, 0]])
     assert not cache.has("f")
@@ -87,9 +89,9 @@ def cut_index(cache: PrefixCache) -> None:
 
 @pytest.mark.parametrize("damage", [damage_rows, cut_rows, empty_rows, lose_rows, cut_index])
 def test_a_damaged_shard_is_not_believed(
-    tmp_path: Path, damage: object, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, damage: Callable[[PrefixCache], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    damage(filled(tmp_path))  # type: ignore[operator]
+    damage(filled(tmp_path))
     cache = opened(tmp_path)
     kept = [key for key in "abcde" if cache.has(key)]
     assert kept in (["a", "b", "c"], ["d", "e"])

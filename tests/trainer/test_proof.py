@@ -12,6 +12,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from local_server.batching import BatchScheduler
 from local_server.configuration import BatchingParameters
 from local_server.servable import Servable
+from serving_client import preprocessing
 from trainer import backbones, cli, images, pipeline, proof, run, signatures, warmup
 from trainer.config import TrainConfig
 from trainer.errors import NotProvedError
@@ -42,7 +43,7 @@ def test_a_version_is_proved_on_validation_images_both_ways_and_the_report_says_
 @pytest.mark.parametrize("signature", ["serving_default", "encoded_images"])
 def test_a_version_that_answers_otherwise_one_way_is_not_published_and_the_images_are_named(
     tmp_path: Path,
-    settings: dict[str, object],
+    settings: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     signature: str,
@@ -57,7 +58,7 @@ def test_a_version_that_answers_otherwise_one_way_is_not_published_and_the_image
 
         monkeypatch.setattr(pipeline, "decode_or_mark", other)
     else:
-        monkeypatch.setattr(proof.preprocessing, "preprocess", _upside_down(proof.preprocessing.preprocess))
+        monkeypatch.setattr("trainer.proof.preprocessing.preprocess", _upside_down(preprocessing.preprocess))
     with pytest.raises(NotProvedError, match=f"^Not published: .* through {signature}, by ") as caught:
         run.train(TrainConfig(model_dir=tmp_path, **{**settings, "epochs": 2}))
     assert "\n" not in str(caught.value)
@@ -73,7 +74,7 @@ def _upside_down(preprocess: Any) -> Any:
 
 
 def test_weights_that_are_lost_on_the_way_to_the_disk_are_found(
-    tmp_path: Path, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = signatures.save
 

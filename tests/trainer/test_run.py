@@ -23,7 +23,7 @@ def test_publishes_version_1_that_has_learnt(published: run.Published) -> None:
     assert published.metrics["validation"].count == 60
 
 
-def test_the_card_tells_how_it_came_about(published: run.Published, settings: dict[str, object]) -> None:
+def test_the_card_tells_how_it_came_about(published: run.Published, settings: dict[str, Any]) -> None:
     card = json.loads((published.path / "assets.extra" / "model_card.json").read_text())
     assert card["labels"] == ["fish", "flower", "house", "moon", "sun", "tree"]
     assert card["input"] == {
@@ -68,12 +68,12 @@ def test_tensorboard_gets_each_epoch(published: run.Published) -> None:
         assert values == pytest.approx([epoch[key] for epoch in history_of(published)])
 
 
-def history_of(published: run.Published) -> list[dict[str, float]]:
-    history: list[dict[str, float]] = json.loads((published.run_directory / "history.json").read_text())
+def history_of(published: run.Published) -> list[dict[str, Any]]:
+    history: list[dict[str, Any]] = json.loads((published.run_directory / "history.json").read_text())
     return history
 
 
-def test_the_plain_loop_gives_the_same_history(tmp_path: Path, settings: dict[str, object]) -> None:
+def test_the_plain_loop_gives_the_same_history(tmp_path: Path, settings: dict[str, Any]) -> None:
     """2 replicas with stored features, 1 replica running the backbone in every epoch."""
     stored = run.train(TrainConfig(model_dir=tmp_path / "stored", **settings))
     plain = run.train(
@@ -93,7 +93,7 @@ def assert_same_history(left: run.Published, right: run.Published, rel_tol: floa
 
 
 def test_fine_tuning_on_stored_activations_equals_the_plain_loop(
-    tmp_path: Path, settings: dict[str, object]
+    tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     """The head, then block 5 of VGG16 too, on two augmented copies beside each image."""
     changes = {
@@ -118,7 +118,7 @@ def test_fine_tuning_on_stored_activations_equals_the_plain_loop(
 
 
 def test_fine_tuning_changes_the_layers_from_there_on_and_no_other(
-    tmp_path: Path, settings: dict[str, object]
+    tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     changes = {
         "fine_tune_from": "block5",
@@ -132,7 +132,7 @@ def test_fine_tuning_changes_the_layers_from_there_on_and_no_other(
     before = keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3))
     before.load_weights(settings["weights"])
     variables = tf.saved_model.load(str(published.path)).variables
-    values = {tuple(value.shape): [] for value in before.get_weights()}
+    values: dict[tuple[int, ...], list[Any]] = {tuple(value.shape): [] for value in before.get_weights()}
     for variable in variables:
         values.setdefault(tuple(variable.shape), []).append(variable.numpy())
     for layer in before.layers:
@@ -144,7 +144,7 @@ def test_fine_tuning_changes_the_layers_from_there_on_and_no_other(
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_publishes_float32_and_says_what_that_measures(
-    tmp_path: Path, settings: dict[str, object], precision: str
+    tmp_path: Path, settings: dict[str, Any], precision: str
 ) -> None:
     changes = {
         "precision": precision,
@@ -165,7 +165,7 @@ def test_mixed_precision_publishes_float32_and_says_what_that_measures(
 
 
 def test_a_named_run_that_has_published_publishes_no_second_version(
-    tmp_path: Path, settings: dict[str, object]
+    tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     config = TrainConfig(**{**settings, "model_dir": tmp_path, "run_id": "nightly", "epochs": 1})
     first = run.train(config)
@@ -178,7 +178,7 @@ def test_a_named_run_that_has_published_publishes_no_second_version(
 
 
 def test_bad_images_are_skipped_if_that_is_wanted(
-    tmp_path: Path, image_tree: Path, settings: dict[str, object]
+    tmp_path: Path, image_tree: Path, settings: dict[str, Any]
 ) -> None:
     """Seen by their header or only when they are decoded; the others are trained on."""
     data = shutil.copytree(image_tree, tmp_path / "images")
@@ -200,7 +200,7 @@ def test_bad_images_are_skipped_if_that_is_wanted(
 
 
 def test_bad_images_that_fail_the_run_are_listed_too(
-    tmp_path: Path, image_tree: Path, settings: dict[str, object]
+    tmp_path: Path, image_tree: Path, settings: dict[str, Any]
 ) -> None:
     data = shutil.copytree(image_tree, tmp_path / "images")
     (data / "train" / "sun" / "000.jpg").write_bytes(b"")
@@ -211,7 +211,7 @@ def test_bad_images_that_fail_the_run_are_listed_too(
 
 
 def test_a_model_that_is_not_good_enough_is_not_published_and_stays_in_its_run(
-    tmp_path: Path, settings: dict[str, object]
+    tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     config = TrainConfig(
         **{**settings, "model_dir": tmp_path, "min_accuracy": 1.0, "epochs": 1, "run_id": "poor"}
@@ -225,7 +225,7 @@ def test_a_model_that_is_not_good_enough_is_not_published_and_stays_in_its_run(
 
 
 def test_a_model_must_beat_the_newest_version_on_the_images_of_today(
-    tmp_path: Path, image_tree: Path, settings: dict[str, object]
+    tmp_path: Path, image_tree: Path, settings: dict[str, Any]
 ) -> None:
     beat = {**settings, "model_dir": tmp_path, "must_beat_serving": True}
     poor = run.train(TrainConfig(**{**beat, "epochs": 1}))
@@ -241,7 +241,7 @@ def test_a_model_must_beat_the_newest_version_on_the_images_of_today(
         run.train(TrainConfig(**{**beat, "data": fewer, "epochs": 1}))
 
 
-def test_old_versions_go_but_not_one_that_a_label_names(tmp_path: Path, settings: dict[str, object]) -> None:
+def test_old_versions_go_but_not_one_that_a_label_names(tmp_path: Path, settings: dict[str, Any]) -> None:
     labels = tmp_path / "models.config"
     labels.write_text(
         'model_config_list { config { name: "tiny" base_path: "/models/tiny" '
@@ -257,7 +257,7 @@ def test_old_versions_go_but_not_one_that_a_label_names(tmp_path: Path, settings
 
 def test_a_model_config_that_breaks_during_the_run_is_a_warning_and_the_version_is_there(
     tmp_path: Path,
-    settings: dict[str, object],
+    settings: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -276,7 +276,7 @@ def test_a_model_config_that_breaks_during_the_run_is_a_warning_and_the_version_
     assert "the old versions stay, until the next run removes them. --model-config must be" in caplog.text
 
 
-def test_the_resize_filter_goes_the_whole_way(tmp_path: Path, settings: dict[str, object]) -> None:
+def test_the_resize_filter_goes_the_whole_way(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Into training, cache, card and graph: the exported version answers as training measured."""
     changes = {"resize_filter": "nearest", "model_dir": tmp_path, "epochs": 3}
     published = run.train(TrainConfig(**{**settings, **changes}))
@@ -303,7 +303,7 @@ def two_classes(image_tree: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("class_mode", ["binary", "sparse", "categorical"])
 def test_each_class_mode_answers_with_one_probability_a_label(
-    tmp_path: Path, two_classes: Path, settings: dict[str, object], class_mode: str
+    tmp_path: Path, two_classes: Path, settings: dict[str, Any], class_mode: str
 ) -> None:
     published = run.train(
         TrainConfig(
@@ -322,7 +322,7 @@ def test_each_class_mode_answers_with_one_probability_a_label(
 
 
 def test_binary_with_six_classes_is_refused_before_a_run_begins(
-    tmp_path: Path, settings: dict[str, object]
+    tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     with pytest.raises(ConfigError, match="exactly two classes. Received: 6"):
         run.train(TrainConfig(model_dir=tmp_path / "models", **{**settings, "class_mode": "binary"}))
@@ -331,7 +331,7 @@ def test_binary_with_six_classes_is_refused_before_a_run_begins(
 
 @pytest.mark.parametrize("prefix_cache", [True, False])
 def test_a_corrupt_image_of_any_split_is_named_before_the_first_epoch(
-    tmp_path: Path, image_tree: Path, settings: dict[str, object], prefix_cache: bool
+    tmp_path: Path, image_tree: Path, settings: dict[str, Any], prefix_cache: bool
 ) -> None:
     data = shutil.copytree(image_tree, tmp_path / "images")
     (data / "test" / "sun" / "000.jpg").write_bytes(b"\xff\xd8\xff garbage")
@@ -342,9 +342,7 @@ def test_a_corrupt_image_of_any_split_is_named_before_the_first_epoch(
     assert not list((tmp_path / "models" / "tiny").glob(".runs/*/history.json"))
 
 
-def test_a_second_run_publishes_version_2_beside_version_1(
-    tmp_path: Path, settings: dict[str, object]
-) -> None:
+def test_a_second_run_publishes_version_2_beside_version_1(tmp_path: Path, settings: dict[str, Any]) -> None:
     config = TrainConfig(model_dir=tmp_path, **{**settings, "epochs": 1})
     first = run.train(config)
     before = (first.path / "saved_model.pb").read_bytes()

@@ -8,12 +8,13 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.trainer.processes import Trainer, assert_same_bits, result_of
 
-Settings = dict[str, object]
+Settings = dict[str, Any]
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "3"))
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from trainer import extraction, run, stopping, storage, trials, trials_report, tune
 from trainer.config import TrainConfig
-from trainer.errors import ConfigError, DataError, DivergedError, StoppedError
+from trainer.errors import ConfigError, DataError, DivergedError, StoppedError, StorageError
 from trainer.trials import Grid
 from trainer.tune import Tuned
 
@@ -51,7 +51,7 @@ def test_the_table_is_ranked_and_its_counts_are_exact(tuned: Tuned) -> None:
         assert one.count == 60
         assert one.correct / one.count == one.val_accuracy
         assert one.best_epoch in (1, 2, 3, 4)
-    assert tuned.trials[0].val_accuracy > tuned.trials[-1].val_accuracy  # type: ignore[operator]
+    assert tuned.trials[0].val_accuracy > tuned.trials[-1].val_accuracy  # type: ignore[operator]  # not None: the trial was run
 
 
 @pytest.mark.parametrize("place", [0, -1])
@@ -64,7 +64,7 @@ def test_train_with_a_trials_settings_gives_the_same(tuned: Tuned, tmp_path: Pat
     )
     published = run.train(config)
     history = json.loads((published.run_directory / "history.json").read_text())
-    best = history[chosen.best_epoch - 1]  # type: ignore[operator]
+    best = history[chosen.best_epoch - 1]  # type: ignore[operator]  # not None: the trial was run
     assert (best["val_accuracy"], best["val_loss"]) == (chosen.val_accuracy, chosen.val_loss)
     assert best["val_accuracy"] == max(epoch["val_accuracy"] for epoch in history)
     assert published.metrics["validation"].correct == chosen.correct
@@ -246,6 +246,6 @@ def test_a_full_volume_leaves_the_table_before(
         write(path, content)
 
     monkeypatch.setattr(storage, "write_atomically", full)
-    with pytest.raises(storage.StorageError, match="No space left on device"):
+    with pytest.raises(StorageError, match="No space left on device"):
         tune.tune(config, grid)
     assert path.read_text() == before
