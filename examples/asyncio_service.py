@@ -1,0 +1,39 @@
+"""A service of your own that asks the model: a photograph in, its tags out.
+
+Needs FastAPI and uvicorn (the extra `gateway` brings them), and a model server:
+
+    MODEL_SERVER=localhost:8500 MODEL=clothing uvicorn --app-dir examples asyncio_service:app
+    curl --data-binary @shirt.jpg localhost:8000/tags
+"""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, HTTPException, Request
+
+from serving_client import AsyncClient, ImageError, ServingError
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Open one client for the life of the service; all requests share its connection."""
+    async with AsyncClient(os.environ["MODEL_SERVER"], model=os.environ["MODEL"], timeout_s=5) as client:
+        app.state.client = client
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/tags")
+async def tags(request: Request) -> list[str]:
+    """Return the labels that the model gives a probability of a fifth or more."""
+    client: AsyncClient = request.app.state.client
+    try:
+        (prediction,) = await client.classify([await request.body()], top_k=5)
+    except ImageError as error:
+        raise HTTPException(400, str(error)) from error
+    except ServingError as error:
+        raise HTTPException(503, str(error)) from error
+    return [score.label for score in prediction.scores if score.probability >= 0.2]
