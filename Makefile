@@ -19,14 +19,14 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "make setup: this Python has no venv module. On Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,gateway,tracing]' --group dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,fetch,gateway,tracing]' --group dev
 	@touch $@
 
 demo: setup ## Train on a small image set, serve it, classify pictures (about 1 minute)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" ./demo.sh
 
 test: setup ## Run the test suite
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not containers and not measured'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not packages and not containers and not measured and not e2e'
 
 check: setup ## Lint and type-check
 	$(BIN)/ruff check .
@@ -36,8 +36,20 @@ check: setup ## Lint and type-check
 chaos: setup ## Kill a training run at 20 random moments; each ends with the same bits
 	CHAOS_KILLS=20 $(BIN)/pytest -s tests/trainer/test_survival.py -k random_moments
 
+packages: setup ## Build wheel and sdist; install and use them in empty environments
+	$(BIN)/pytest -m packages
+
 containers: setup ## Build the images; train, serve and classify in containers (needs Docker)
 	$(BIN)/pytest -m containers
+
+kind: setup ## A cluster on this machine: train, serve and classify on it (needs Docker, kind, kubectl)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" ./kind.sh
+
+kind-down: ## Take that cluster away
+	@./kind.sh down
+
+e2e: setup ## Drive the cluster of the current kubeconfig (E2E_*_IMAGE name the images, see docs/operations.md)
+	$(BIN)/pytest -m e2e tests/e2e -v
 
 measured: setup ## Reach the stated accuracy (CLOTHING_DATA=DIR XCEPTION_WEIGHTS=FILE, see docs/benchmarks.md)
 	CLOTHING_DATA='$(CLOTHING_DATA)' XCEPTION_WEIGHTS='$(XCEPTION_WEIGHTS)' $(BIN)/pytest -m measured -s
@@ -58,4 +70,4 @@ lock: ## Write constraints.txt anew from pyproject.toml
 clean: ## Remove what the targets above made, but not .venv
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo test check chaos containers measured wire lock clean
+.PHONY: help setup demo test check chaos packages containers kind kind-down e2e measured wire lock clean
