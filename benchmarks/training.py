@@ -349,7 +349,7 @@ def _floor(arguments: argparse.Namespace) -> Outcome:
     network = backbones.build_features(backbones.find("xception"), size_px, str(arguments.weights))
     pictures = _decoded(arguments)
 
-    @tf.function(input_signature=[tf.TensorSpec((None, size_px, size_px, 3), tf.float32)])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[tf.TensorSpec((None, size_px, size_px, 3), tf.float32)])  # type: ignore[untyped-decorator]  # TensorFlow has no types
     def forward(batch: tf.Tensor) -> tf.Tensor:
         return network(batch, training=False)
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 _CPUS = os.cpu_count() or 1
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code."""
-    parser = _parser()
+    parser = build_parser()
     arguments = parser.parse_args(argv)
     if (arguments.model_base_path is None) == (arguments.model_config_file is None):
         parser.error("give --model_base_path or --model_config_file, one of them")
@@ -29,9 +29,16 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # TensorFlow takes seconds to import: not for --help or a mistyped flag.
-    from local_server.configuration import ConfigurationError
-    from local_server.server import Server
-
+    try:
+        from local_server.configuration import ConfigurationError
+        from local_server.server import Server
+    except ModuleNotFoundError as error:
+        print(
+            "python -m local_server: needs packages of the extra `train`. Received: no module "
+            f"{error.name}. pip install 'image-classifier-on-kubernetes[train]'.",
+            file=sys.stderr,
+        )
+        return 1
     # The session's loader is marked as deprecated; it is what TensorFlow Serving does (servable.py).
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     stop = threading.Event()
@@ -72,10 +79,12 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         batching=batching,
         metrics_path=metrics_path,
         channel_arguments=arguments.grpc_channel_arguments,
+        tls=configuration.read_tls(arguments.ssl_config_file) if arguments.ssl_config_file else None,
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all that can be said on the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m local_server",
         description="Serve SavedModel versions over TensorFlow Serving's gRPC and REST APIs: for laptops, "
@@ -103,12 +112,10 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="between looks at that file; 0: it is read once (default: 0)",
     )
-    models.add_argument(
+    _add_boolean(
+        models,
         "--allow_version_labels_for_unavailable_models",
-        type=_boolean,
-        default=False,
-        metavar="true|false",
-        help="a new label may point at a version that is not loaded yet (default: false)",
+        "a new label may point at a version that is not loaded yet (default: false)",
     )
     models.add_argument(
         "--file_system_poll_wait_seconds",
@@ -135,12 +142,14 @@ def _add_ports(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE,...",
         help="gRPC's own, such as grpc.max_connection_age_ms=60000",
     )
-    ports.add_argument(
+    _add_boolean(
+        ports,
         "--enable_grpc_healthcheck_service",
-        type=_boolean,
+        "answer grpc.health.v1 (default: true; TensorFlow Serving's own default is false)",
         default=True,
-        metavar="true|false",
-        help="answer grpc.health.v1 (default: true; TensorFlow Serving's own default is false)",
+    )
+    ports.add_argument(
+        "--ssl_config_file", type=Path, help="TLS on the gRPC port, with callers' certificates or without"
     )
     ports.add_argument("--rest_api_port", type=int, help="REST port (default: none); 0 takes a free one")
     ports.add_argument(
@@ -152,23 +161,20 @@ def _add_ports(parser: argparse.ArgumentParser) -> None:
     ports.add_argument(
         "--monitoring_config_file", type=Path, help="whether and where the REST port has metrics"
     )
-    ports.add_argument(
-        "--enable_profiler", type=_boolean, metavar="true|false", help="there is none here; taken and ignored"
-    )
+    _add_boolean(ports, "--enable_profiler", "there is none here; taken and ignored")
 
 
 def _add_batching(parser: argparse.ArgumentParser) -> None:
     batching = parser.add_argument_group("batching")
-    batching.add_argument(
-        "--enable_batching",
-        type=_boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="true|false",
-        help="put requests together (default: false)",
-    )
+    _add_boolean(batching, "--enable_batching", "put requests together (default: false)")
     batching.add_argument("--batching_parameters_file", type=Path, help="how: BatchingParameters")
+
+
+def _add_boolean(group: argparse._ArgumentGroup, flag: str, help_text: str, *, default: bool = False) -> None:
+    """Add a flag that means true where it stands alone."""
+    group.add_argument(
+        flag, type=_boolean, nargs="?", const=True, default=default, metavar="true|false", help=help_text
+    )
 
 
 def _at_least_1(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The files that tensorflow_model_server is configured with: models, batching, monitoring."""
+"""The files that tensorflow_model_server is configured with: models, batching, monitoring, TLS."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TypeVar
 
+import grpc
 from google.protobuf import text_format
 from google.protobuf.message import Message
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
@@ -107,6 +108,24 @@ def read_metrics_path(path: Path) -> str | None:
     """
     prometheus = _read(path, configuration_pb2.MonitoringConfig()).prometheus_config
     return (prometheus.path or METRICS_PATH) if prometheus.enable else None
+
+
+def read_tls(path: Path) -> grpc.ServerCredentials:
+    """Read what --ssl_config_file takes; with `client_verify`, callers need a certificate of `custom_ca`.
+
+    Raises:
+      ConfigurationError: it cannot be read, or lacks a key or certificate.
+    """
+    message = _read(path, configuration_pb2.SSLConfig())
+    if not (message.server_key and message.server_cert) or (message.client_verify and not message.custom_ca):
+        raise ConfigurationError(
+            f"{path} must have server_key and server_cert, and custom_ca with client_verify, as PEM."
+        )
+    return grpc.ssl_server_credentials(
+        [(message.server_key.encode(), message.server_cert.encode())],
+        root_certificates=message.custom_ca.encode() or None,
+        require_client_auth=message.client_verify,
+    )
 
 
 def _read(path: Path, message: _Message) -> _Message:

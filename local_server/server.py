@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import grpc
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from local_server import configuration
@@ -39,6 +40,7 @@ class Settings:
       batching: None: each request is run by itself.
       metrics_path: on the REST port; None: nowhere.
       channel_arguments: of gRPC.
+      tls: of gRPC; None: in the clear.
     """
 
     port: int
@@ -54,6 +56,7 @@ class Settings:
     batching: BatchingParameters | None = None
     metrics_path: str | None = None
     channel_arguments: Sequence[tuple[str, int | str]] = ()
+    tls: grpc.ServerCredentials | None = None
 
 
 class Server:
@@ -83,6 +86,7 @@ class Server:
                 metrics=metrics,
                 health_service=settings.health_service,
                 options=settings.channel_arguments,
+                tls=settings.tls,
             )
         except RuntimeError as error:
             raise _port_taken("--port", settings.port) from error

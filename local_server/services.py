@@ -39,6 +39,7 @@ def build_server(
     metrics: Metrics | None = None,
     health_service: bool = True,
     options: Sequence[tuple[str, int | str]] = (),
+    tls: grpc.ServerCredentials | None = None,
 ) -> tuple[grpc.Server, int]:
     """Bind, but do not start, a server.
 
@@ -48,6 +49,7 @@ def build_server(
       metrics: where calls of Predict are counted.
       health_service: answer grpc.health.v1 too.
       options: more of gRPC's channel arguments.
+      tls: None: in the clear.
     Returns:
       The server and its port.
     Raises:
@@ -65,7 +67,7 @@ def build_server(
         ],
         maximum_concurrent_rpcs=max_threads,
     )
-    port = server.add_insecure_port(address)
+    port = server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
         PredictionService(models, metrics or Metrics(models.knows)), server
     )

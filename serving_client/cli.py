@@ -7,14 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from serving_client import commands
-from serving_client.channel import Tls
+from serving_client import commands, connection
 from serving_client.errors import ServingError
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code: 0, 1 (something could not be answered) or 2 (usage)."""
-    parser = _parser()
+    parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
         code = int(arguments.run(arguments))
@@ -30,13 +29,14 @@ def main(argv: Sequence[str]) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all that can be said on the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m serving_client",
         description="Ask an image classifier on TensorFlow Serving.",
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    server = _server_flags()
+    server = connection.flags()
     _add_classify(subparsers, server)
     describe = subparsers.add_parser(
         "describe", parents=[server], help="print what the model says of itself: labels, input, metrics"
@@ -51,42 +51,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench(subparsers, server)
     _add_gateway(subparsers, server)
     return parser
-
-
-def _server_flags() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(add_help=False)
-    server = flags.add_argument_group("server and model")
-    server.add_argument(
-        "--server",
-        default="localhost:8500",
-        help="HOST:PORT of the gRPC API, or dns:///HOST:PORT to spread calls over all addresses of a "
-        "headless Service (default: localhost:8500)",
-    )
-    server.add_argument("--model", required=True, help="name of the model on the server")
-    which = server.add_mutually_exclusive_group()
-    which.add_argument("--version", type=int, help="number of the model version (default: the newest)")
-    which.add_argument("--label", help="label that the server has for a version, such as stable or canary")
-    server.add_argument(
-        "--timeout-s", type=float, default=10.0, help="deadline of each call in seconds (default: 10)"
-    )
-    server.add_argument(
-        "--wait", action="store_true", help="within the deadline, wait for a server that is starting"
-    )
-    tls = flags.add_argument_group("TLS")
-    tls.add_argument("--tls", action="store_true", help="use TLS; given by each of the flags below")
-    tls.add_argument("--root-certificates", metavar="PEM", help="whom the server's certificate must be from")
-    tls.add_argument("--certificate-chain", metavar="PEM", help="this client's certificate, for mutual TLS")
-    tls.add_argument("--private-key", metavar="PEM", help="its key")
-    tls.add_argument("--server-name", help="name in the server's certificate, if it is not the address")
-    flags.set_defaults(tls_of=_tls)
-    return flags
-
-
-def _tls(arguments: argparse.Namespace) -> Tls | None:
-    files = (arguments.root_certificates, arguments.certificate_chain, arguments.private_key)
-    if not (arguments.tls or any(files) or arguments.server_name):
-        return None
-    return Tls(*files, server_name=arguments.server_name)
 
 
 def _add_classify(

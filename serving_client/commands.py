@@ -8,22 +8,9 @@ import json
 import sys
 
 from serving_client import bench as benchmark
-from serving_client import image_files, output
+from serving_client import connection, image_files, output
 from serving_client.client import Client
 from serving_client.errors import ImageError, InvalidRequest
-
-
-def open_client(arguments: argparse.Namespace) -> Client:
-    """Open what the flags name."""
-    return Client(
-        arguments.server,
-        model=arguments.model,
-        version=arguments.version,
-        label=arguments.label,
-        timeout_s=arguments.timeout_s,
-        wait_for_ready=arguments.wait,
-        tls=arguments.tls_of(arguments),
-    )
 
 
 def classify(arguments: argparse.Namespace) -> int:
@@ -31,7 +18,7 @@ def classify(arguments: argparse.Namespace) -> int:
     files = image_files.find(arguments.images)
     form = output.json_lines if arguments.json else output.csv_rows if arguments.csv else output.table
     bad = 0
-    with open_client(arguments) as client:
+    with Client(**connection.of(arguments)) as client:
         write = form(files.names, client.describe().labels)
         counter = output.Counter(len(files))
         try:
@@ -51,7 +38,7 @@ def classify(arguments: argparse.Namespace) -> int:
 
 def describe(arguments: argparse.Namespace) -> int:
     """Print the model card."""
-    with open_client(arguments) as client:
+    with Client(**connection.of(arguments)) as client:
         card = client.describe()
     if arguments.json:
         print(json.dumps({**card.raw, "version": card.version}, indent=2, ensure_ascii=False))
@@ -62,7 +49,7 @@ def describe(arguments: argparse.Namespace) -> int:
 
 def status(arguments: argparse.Namespace) -> int:
     """Print the versions; 1 if none is available."""
-    with open_client(arguments) as client:
+    with Client(**connection.of(arguments)) as client:
         found = client.status()
     if arguments.json:
         for one in found:
@@ -74,7 +61,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 def bench(arguments: argparse.Namespace) -> int:
     """Print how quickly the server answers; 1 if a call failed."""
-    with open_client(arguments) as client:
+    with Client(**connection.of(arguments)) as client:
         figures = benchmark.measure(
             client,
             arguments.image,

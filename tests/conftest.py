@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,15 +14,15 @@ from trainer.quiet_import import import_tensorflow
 
 import_tensorflow()
 
-import keras  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import keras
+import tensorflow as tf
 
-from local_server import configuration  # noqa: E402
-from local_server.models import Models  # noqa: E402
-from local_server.services import build_server  # noqa: E402
-from serving_client import Client  # noqa: E402
-from trainer import distribution, run, sample  # noqa: E402
-from trainer.config import TrainConfig  # noqa: E402
+from local_server import configuration
+from local_server.models import Models
+from local_server.services import build_server
+from serving_client import Client
+from trainer import distribution, run, sample
+from trainer.config import TrainConfig
 
 # Logical devices are fixed with the first operation, so every test runs with two.
 distribution.configure_logical_cpus(2)
@@ -63,7 +64,7 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def settings(image_tree: Path, weights_file: Path) -> dict[str, object]:
+def settings(image_tree: Path, weights_file: Path) -> dict[str, Any]:
     """Settings of a run that takes seconds; a test adds model_dir and what it is about."""
     return {
         "data": image_tree,
@@ -79,7 +80,7 @@ def settings(image_tree: Path, weights_file: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
-def published(tmp_path_factory: pytest.TempPathFactory, settings: dict[str, object]) -> run.Published:
+def published(tmp_path_factory: pytest.TempPathFactory, settings: dict[str, Any]) -> run.Published:
     """A version that the real trainer published; not to be changed."""
     return run.train(TrainConfig(model_dir=tmp_path_factory.mktemp("models"), **settings))
 
@@ -132,8 +133,10 @@ def read_only_directory() -> Iterator[Path]:
 def tiny_saved_model(directory: Path, answer: float) -> None:
     """Write a SavedModel that answers one constant, in the shape of the export contract."""
 
-    class Constant(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec((None, 2), tf.float32, name="images")])
+    class Constant(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
+        @tf.function(  # type: ignore[untyped-decorator]  # TensorFlow has no types
+            input_signature=[tf.TensorSpec((None, 2), tf.float32, name="images")]
+        )
         def serve(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
             return {"probabilities": tf.fill((tf.shape(images)[0], 1), answer)}
 

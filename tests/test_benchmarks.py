@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import keras
 import pytest
@@ -19,6 +20,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "training.py"
 def training() -> ModuleType:
     """The script as a module."""
     spec = importlib.util.spec_from_file_location("benchmarks_training", SCRIPT)
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look their annotations up
     spec.loader.exec_module(module)
@@ -33,7 +35,7 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def outcomes(training: ModuleType, **seconds: float) -> dict[str, object]:
+def outcomes(training: ModuleType, **seconds: float) -> dict[str, Any]:
     details = {
         "recipe": {"epoch_seconds": 200.0, "measured_epochs": 2, "val_accuracies": [0.8] * 10},
         "floor": {"batch_size": 8},

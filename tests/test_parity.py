@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from serving_client import Client, ImageError, preprocess_input, preprocessing, resizing
+from serving_client.protocol import Via
 from tests.trainer.test_backbones import MODULES
 from trainer import backbones, pipeline, run
 
@@ -24,7 +26,7 @@ def photograph(width: int = 200, height: int = 150) -> Image.Image:
     return Image.fromarray((levels + rng.integers(-12, 12, levels.shape)).clip(0, 255).astype(np.uint8))
 
 
-def encode(format_name: str, image: Image.Image, **options: object) -> bytes:
+def encode(format_name: str, image: Image.Image, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format=format_name, **options)
     return buffer.getvalue()
@@ -172,7 +174,7 @@ def test_both_ways_give_the_same_probabilities_and_labels(client: Client, image_
 
 @pytest.mark.parametrize("via", ["images", "encoded"])
 def test_the_client_is_exactly_as_accurate_as_the_trainer_said(
-    client: Client, image_tree: Path, published: run.Published, via: str
+    client: Client, image_tree: Path, published: run.Published, via: Via
 ) -> None:
     paths = validation_paths(image_tree)
     predictions = client.classify(paths, via=via)

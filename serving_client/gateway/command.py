@@ -8,6 +8,7 @@ import sys
 
 import uvicorn
 
+from serving_client import connection
 from serving_client.aio import AsyncClient
 from serving_client.gateway import observing
 from serving_client.gateway.app import create_app
@@ -33,16 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
     def open_client() -> AsyncClient:
-        return AsyncClient(
-            arguments.server,
-            model=arguments.model,
-            version=arguments.version,
-            label=arguments.label,
-            timeout_s=arguments.timeout_s,
-            wait_for_ready=arguments.wait,
-            tls=arguments.tls_of(arguments),
-            max_in_flight=limits.requests,
-        )
+        return AsyncClient(**connection.of(arguments), max_in_flight=limits.requests)
 
     observing.configure_logging()
     # uvicorn sends itself the signal again that it ended on; what runs at exit, as sending the last spans,

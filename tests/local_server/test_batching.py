@@ -2,6 +2,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import numpy as np
@@ -41,8 +42,13 @@ def ask(call: Callable[..., list[np.ndarray]], requests: Sequence[np.ndarray]) -
         return list(pool.map(one, requests))
 
 
-def queue_of(model: Recorder, **parameters: object) -> Callable[..., list[np.ndarray]]:
-    given = {"max_batch_size": 8, "num_batch_threads": 1, "batch_timeout_s": 0.05, **parameters}
+def queue_of(model: Recorder, **parameters: Any) -> Callable[..., list[np.ndarray]]:
+    given: dict[str, Any] = {
+        "max_batch_size": 8,
+        "num_batch_threads": 1,
+        "batch_timeout_s": 0.05,
+        **parameters,
+    }
     return BatchScheduler(BatchingParameters(**given)).queue(model)
 
 
@@ -131,7 +137,7 @@ def test_a_full_queue_answers_unavailable_instead_of_growing() -> None:
         while not model.sizes:
             time.sleep(0.001)
         waiting = [pool.submit(call, rows(value, value)) for value in (2, 3, 4)]
-        while sum(len(batch.tasks) for batch in call._batches) < 3:  # type: ignore[attr-defined]
+        while sum(len(batch.tasks) for batch in call._batches) < 3:  # type: ignore[attr-defined,misc]  # a queue, whatever it serves
             time.sleep(0.001)
         with pytest.raises(StatusError, match="currently 3 batches enqueued") as caught:
             call(rows(5))

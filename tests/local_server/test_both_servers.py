@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -74,8 +75,8 @@ def test_predictions_are_the_saved_models_own(
 @pytest.mark.parametrize(("inputs", "options", "code", "message"), CASES)
 def test_bad_requests_get_the_same_status_and_message(
     predict: PredictCall,
-    inputs: dict[str, object],
-    options: dict[str, object],
+    inputs: dict[str, Any],
+    options: dict[str, Any],
     code: grpc.StatusCode,
     message: str,
 ) -> None:
@@ -86,7 +87,7 @@ def test_bad_requests_get_the_same_status_and_message(
 
 @pytest.mark.parametrize(("inputs", "signature", "message"), KERNEL_CASES)
 def test_what_the_kernels_refuse_gets_the_same_status(
-    predict: PredictCall, inputs: dict[str, object], signature: str, message: str
+    predict: PredictCall, inputs: dict[str, Any], signature: str, message: str
 ) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         predict(inputs, signature=signature)
@@ -115,9 +116,9 @@ def test_states_while_versions_come_and_go_and_labels_move(program: str, tmp_pat
             request.model_spec.name = "m"
             return [(one.version, one.state) for one in status(request, timeout=10).model_version_status]
 
-        def answered_by(**which: object) -> int:
+        def answered_by(**which: Any) -> int:
             row = {"images": np.zeros((1, 2), np.float32)}
-            return call(row, name="m", **which).model_spec.version.value
+            return int(call(row, name="m", **which).model_spec.version.value)
 
         assert states() == [(1, 30)]
         assert answered_by(label="stable") == 1
@@ -216,7 +217,7 @@ def test_a_bad_image_among_good_ones_of_other_callers_fails_its_own_caller_only(
         if program == "local_server":
             assert bad == grpc.StatusCode.INVALID_ARGUMENT
         else:
-            assert bad == grpc.StatusCode.INVALID_ARGUMENT or np.isnan(bad).all()
+            assert bad == grpc.StatusCode.INVALID_ARGUMENT or np.isnan(np.asarray(bad)).all()
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -97,7 +97,7 @@ def requests(draw: st.DrawFn) -> bytes:
     for name in draw(st.lists(names, max_size=3)):
         request.inputs[name].CopyFrom(draw(tensors()))
     request.output_filter.extend(draw(st.lists(names, max_size=2)))
-    return request.SerializeToString()
+    return bytes(request.SerializeToString())
 
 
 @MANY
@@ -111,7 +111,7 @@ def encoded_request(*pictures: bytes) -> bytes:
     request.model_spec.name = "tiny"
     request.model_spec.signature_name = "encoded_images"
     request.inputs["encoded"].CopyFrom(tf.make_tensor_proto(list(pictures)))
-    return request.SerializeToString()
+    return bytes(request.SerializeToString())
 
 
 @MANY

@@ -1,7 +1,7 @@
 """The status codes and messages are those that TensorFlow Serving gave to the same requests."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -15,6 +15,8 @@ from tensorflow_serving.apis import (
     predict_pb2,
     prediction_service_pb2_grpc,
 )
+
+from trainer import run
 
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -40,7 +42,7 @@ def calls_of(channel: grpc.Channel) -> PredictCall:
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
     def call(
-        inputs: dict[str, object] | None = None,
+        inputs: dict[str, Any] | None = None,
         *,
         name: str | None = "tiny",
         signature: str = "",
@@ -200,8 +202,8 @@ CASES = [
 @pytest.mark.parametrize(("inputs", "options", "code", "message"), CASES)
 def test_refuses_with_tensorflow_servings_status(
     predict: PredictCall,
-    inputs: dict[str, object],
-    options: dict[str, object],
+    inputs: dict[str, Any],
+    options: dict[str, Any],
     code: grpc.StatusCode,
     message: str,
 ) -> None:
@@ -233,7 +235,7 @@ KERNEL_CASES = [
 @pytest.mark.parametrize(("inputs", "signature", "message"), KERNEL_CASES)
 def test_what_the_kernels_refuse_is_an_invalid_argument(
     predict: PredictCall,
-    inputs: dict[str, object],
+    inputs: dict[str, Any],
     signature: str,
     message: str,
 ) -> None:
@@ -310,9 +312,10 @@ def test_status_of_what_is_not_there(
     assert (caught.value.code(), caught.value.details()) == (NOT_FOUND, message)
 
 
-def test_the_served_answer_is_the_exported_graphs(predict: PredictCall, published: object) -> None:
+def test_the_served_answer_is_the_exported_graphs(predict: PredictCall, published: run.Published) -> None:
     images = np.random.default_rng(0).uniform(-120, 120, (4, 32, 32, 3)).astype(np.float32)
-    path: Path = published.path  # type: ignore[attr-defined]
-    direct = tf.saved_model.load(str(path)).signatures["serving_default"](images=tf.constant(images))
+    direct = tf.saved_model.load(str(published.path)).signatures["serving_default"](
+        images=tf.constant(images)
+    )
     served = predict({"images": images})
     np.testing.assert_allclose(tf.make_ndarray(served.outputs["logits"]), direct["logits"], rtol=0, atol=1e-5)

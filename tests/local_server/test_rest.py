@@ -52,7 +52,7 @@ def ask(rest: RestServer) -> Iterator[Ask]:
 
 @pytest.fixture
 def row() -> list[Any]:
-    return np.random.default_rng(0).uniform(-1, 1, (32, 32, 3)).round(3).tolist()
+    return list(np.random.default_rng(0).uniform(-1, 1, (32, 32, 3)).round(3).tolist())
 
 
 @pytest.fixture

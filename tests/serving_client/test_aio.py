@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from serving_client import (
     ModelNotFound,
     ServerUnavailable,
 )
+from serving_client.protocol import Via
 from tests.serving_client import answering
 
 pages = os.sysconf("SC_PAGE_SIZE")
@@ -27,7 +29,7 @@ def resident_mb() -> float:
 
 
 @asynccontextmanager
-async def opened(address: str, **options: object) -> AsyncIterator[AsyncClient]:
+async def opened(address: str, **options: Any) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(address, **{"model": "tiny", "timeout_s": 60, **options}) as client:
         yield client
 
@@ -38,7 +40,7 @@ def pictures(image_tree: Path) -> list[Path]:
 
 @pytest.mark.parametrize("via", ["images", "encoded"])
 def test_it_answers_as_the_other_client_does(
-    address: str, client: Client, image_tree: Path, via: str
+    address: str, client: Client, image_tree: Path, via: Via
 ) -> None:
     paths = pictures(image_tree) * 10
 
@@ -92,7 +94,7 @@ def test_a_stream_without_an_end_is_read_as_results_are_taken(address: str, imag
                 taken += 1
                 if taken == 300:
                     break
-            await stream.aclose()  # type: ignore[attr-defined]
+            await stream.aclose()  # type: ignore[attr-defined]  # a generator
 
     asyncio.run(ask())
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -22,7 +23,7 @@ CARD = (
 ROW = np.zeros((1, 4, 4, 3), np.float32)
 
 
-class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
+class Service(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]  # no types
     """Answers, but fails as many calls as it is told to, with the status that it is told."""
 
     def __init__(self) -> None:
@@ -149,8 +150,8 @@ def test_mutual_tls_from_pem_files(tmp_path: Path) -> None:
     credentials = grpc.ssl_server_credentials([pair], files["ca.pem"].read_bytes(), require_client_auth=True)
     with serving(credentials) as (_, port, _):
         server = f"localhost:{port}"
-        trusted = {"root_certificates": files["ca.pem"], "server_name": "serving.example"}
-        mine = {"certificate_chain": files["client.pem"], "private_key": files["client.key"]}
+        trusted: dict[str, Any] = {"root_certificates": files["ca.pem"], "server_name": "serving.example"}
+        mine: dict[str, Any] = {"certificate_chain": files["client.pem"], "private_key": files["client.key"]}
         with Client(server, model="m", tls=Tls(**trusted, **mine)) as client:
             assert client.describe().labels == ("a", "b")
         for tls in (Tls(**trusted), Tls(**mine, server_name="serving.example"), None):

@@ -6,7 +6,7 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -102,7 +102,7 @@ def test_a_server_that_goes_away_midway_takes_nothing_of_what_it_answered(
     assert [line.split()[0] for line in out.splitlines()[1:]] == [str(path) for path in paths[:2]]
 
 
-def two_images(protocol: Protocol, via: str) -> Iterator[Call]:
+def two_images(protocol: Protocol, via: str) -> Generator[Call, None, int]:
     yield from ()
     return 2
 
@@ -165,7 +165,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(address: str, image_tree: Pat
 def test_progress_is_drawn_where_results_do_not_stand(address: str, image_tree: Path) -> None:
     """On a terminal that has stderr alone; elsewhere nothing is drawn."""
     terminal, end = pty.openpty()
-    argv = [sys.executable, "-m", "serving_client", "classify", image_tree]
+    argv = [sys.executable, "-m", "serving_client", "classify", str(image_tree)]
     subprocess.run(
         [*argv, "--server", address, "--model", "tiny"], stdout=subprocess.DEVNULL, stderr=end, check=True
     )

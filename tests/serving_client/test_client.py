@@ -2,7 +2,9 @@ import io
 import shutil
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import keras
@@ -23,6 +25,8 @@ from serving_client import (
     errors,
     preprocessing,
 )
+from serving_client.preprocessing import ImageInput
+from serving_client.protocol import Via
 from tests.conftest import serving, tiny_saved_model
 from trainer import backbones, run, signatures
 from trainer.model_card import ModelCard
@@ -42,11 +46,11 @@ def test_describe_tells_labels_input_and_metrics(client: Client, published: run.
 
 
 @pytest.mark.parametrize("via", ["images", "encoded"])
-def test_classify_takes_every_kind_of_image_in_one_call(client: Client, image_tree: Path, via: str) -> None:
+def test_classify_takes_every_kind_of_image_in_one_call(client: Client, image_tree: Path, via: Via) -> None:
     path = pictures(image_tree, 1)[0]
     with Image.open(path) as image:
         image.load()
-    kinds = [path, str(path), path.read_bytes(), image, np.asarray(image)]
+    kinds: list[ImageInput] = [path, str(path), path.read_bytes(), image, np.asarray(image)]
     predictions = client.classify(kinds, top_k=2, via=via)
     assert len(predictions) == 5
     for prediction in predictions:
@@ -115,9 +119,11 @@ def test_predict_refuses_what_the_server_would_not_check(client: Client, images:
         ),
     ],
 )
-def test_wrong_arguments_are_refused_before_a_call(client: Client, call: object, message: str) -> None:
+def test_wrong_arguments_are_refused_before_a_call(
+    client: Client, call: Callable[[Client], object], message: str
+) -> None:
     with pytest.raises(InvalidRequest, match=message):
-        call(client)  # type: ignore[operator]
+        call(client)
 
 
 def test_a_bad_image_is_named(client: Client, image_tree: Path, tmp_path: Path) -> None:
@@ -234,9 +240,9 @@ RED_AND_SOME_BLUE = np.full((12, 12, 3), (250, 0, 120), np.uint8)
     ],
 )
 def test_a_version_that_goes_live_between_two_calls_is_read_with_its_own_card(
-    tmp_path: Path, change: dict[str, object], via: str
+    tmp_path: Path, change: dict[str, Any], via: Via
 ) -> None:
-    first: dict[str, object] = {"backbone_name": "vgg16", "labels": ["a", "b", "c"]}
+    first: dict[str, Any] = {"backbone_name": "vgg16", "labels": ["a", "b", "c"]}
     publish_tiny(tmp_path, **first)
     with serving("m", tmp_path / "m") as (address, models), Client(address, model="m") as client:
         (before,) = client.classify([RED_AND_SOME_BLUE], via=via)

@@ -1,4 +1,5 @@
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ def png(levels: np.ndarray) -> bytes:
 def test_every_kind_of_image_gives_the_same_row(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(png(LEVELS))
-    kinds = [path, str(path), png(LEVELS), Image.fromarray(LEVELS), LEVELS]
+    kinds: list[preprocessing.ImageInput] = [path, str(path), png(LEVELS), Image.fromarray(LEVELS), LEVELS]
     rows = [preprocessing.preprocess(image, SPEC) for image in kinds]
     for row in rows:
         assert row.shape == (6, 4, 3)
@@ -77,9 +78,11 @@ JPEG = Path(__file__)
     ],
 )
 @pytest.mark.parametrize("read", [preprocessing.decode, preprocessing.encode])
-def test_refuses_what_is_no_image_by_name(read: object, image: object, message: str) -> None:
+def test_refuses_what_is_no_image_by_name(
+    read: Callable[[object], object], image: object, message: str
+) -> None:
     with pytest.raises(ImageError, match=message) as caught:
-        read(image)  # type: ignore[operator]
+        read(image)
     assert "\n" not in str(caught.value)
 
 

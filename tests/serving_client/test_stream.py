@@ -11,8 +11,8 @@ import pytest
 
 from serving_client import Client, ImageError, InvalidRequest, Prediction, ServerUnavailable, preprocessing
 from serving_client import client as client_module
-from serving_client.preprocessing import InputSpec
-from serving_client.protocol import Call, Protocol
+from serving_client.preprocessing import ImageInput, InputSpec
+from serving_client.protocol import Call, Protocol, Via
 
 
 def pictures(image_tree: Path) -> list[Path]:
@@ -20,9 +20,9 @@ def pictures(image_tree: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("via", ["images", "encoded"])
-def test_results_come_in_order_with_errors_in_their_place(client: Client, image_tree: Path, via: str) -> None:
+def test_results_come_in_order_with_errors_in_their_place(client: Client, image_tree: Path, via: Via) -> None:
     paths = pictures(image_tree) * 3
-    images: list[object] = list(paths)
+    images: list[ImageInput] = list(paths)
     images[70] = b"no image"
     results = list(client.stream(iter(images), via=via))
     assert isinstance(results[70], ImageError)
@@ -47,7 +47,7 @@ def test_images_are_read_as_results_are_taken(client: Client, image_tree: Path) 
     results = client.stream(endless())
     assert len(list(islice(results, 500))) == 500
     assert len(read) <= 500 + (client_module.IN_FLIGHT + 1) * 32
-    results.close()  # type: ignore[attr-defined]
+    results.close()  # type: ignore[attr-defined]  # a generator
     stopped = len(read)
     time.sleep(0.1)
     assert len(read) == stopped
@@ -99,11 +99,11 @@ def test_an_error_of_the_server_ends_the_stream(
         (299, "encoded", 32),
     ],
 )
-def test_a_batch_is_as_large_as_the_models_input_allows(size_px: int, via: str, expected: int) -> None:
+def test_a_batch_is_as_large_as_the_models_input_allows(size_px: int, via: Via, expected: int) -> None:
     protocol = Protocol("h:1", "m", None, None)
-    protocol._current = type("Card", (), {"input": InputSpec(size_px, size_px, "tf")})()  # type: ignore[assignment]
+    protocol._current = type("Card", (), {"input": InputSpec(size_px, size_px, "tf")})()
     with pytest.raises(StopIteration) as size:
-        next(protocol.batch_size(via))  # type: ignore[arg-type]
+        next(protocol.batch_size(via))
     assert size.value.value == expected
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2, predict_pb2, status_pb2
 
@@ -23,13 +23,14 @@ PAIRS = [
 ]
 
 
-def fields(descriptor: Descriptor) -> dict[str, tuple[int, int, bool]]:
-    return {field.name: (field.number, field.type, field.is_repeated) for field in descriptor.fields}
+def fields(message: type[Message]) -> dict[str, tuple[int, int, bool]]:
+    found = message.DESCRIPTOR.fields
+    return {field.name: (field.number, field.type, field.is_repeated) for field in found}
 
 
-@pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=[ours.DESCRIPTOR.name for ours, _ in PAIRS])
-def test_each_field_has_their_number_and_type(ours: type, theirs: type) -> None:
-    mine, others = fields(ours.DESCRIPTOR), fields(theirs.DESCRIPTOR)
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=[ours.__name__ for ours, _ in PAIRS])
+def test_each_field_has_their_number_and_type(ours: type[Message], theirs: type[Message]) -> None:
+    mine, others = fields(ours), fields(theirs)
     assert mine
     assert mine.items() <= others.items()
 

@@ -7,11 +7,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from serving_client import Client
+from serving_client.protocol import Via
 from tests.serving_client import answering
 from tests.serving_client.gateway.conftest import running
 
@@ -22,7 +24,7 @@ def pictures(image_tree: Path) -> list[Path]:
 
 @pytest.mark.parametrize("via", ["images", "encoded"])
 def test_a_picture_as_the_body_gets_what_the_client_gets(
-    http: httpx.Client, client: Client, image_tree: Path, via: str
+    http: httpx.Client, client: Client, image_tree: Path, via: Via
 ) -> None:
     for path in pictures(image_tree):
         answer = http.post("/v1/classify", params={"top_k": 2, "via": via}, content=path.read_bytes())
@@ -101,9 +103,9 @@ def test_it_tells_the_model_card(http: httpx.Client, client: Client) -> None:
     ],
 )
 def test_what_cannot_be_answered_is_said(
-    http: httpx.Client, request_: dict[str, object], status: int, message: str
+    http: httpx.Client, request_: dict[str, Any], status: int, message: str
 ) -> None:
-    answer = http.post("/v1/classify", **request_)  # type: ignore[arg-type]
+    answer = http.post("/v1/classify", **request_)
     assert answer.status_code == status
     assert re.search(message, answer.json()["detail"]), answer.text
 

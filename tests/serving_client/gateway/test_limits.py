@@ -32,7 +32,7 @@ def chunks(count: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("content", [bytes(8 * 2**20 + 1), chunks(9)], ids=["announced", "chunked"])
 def test_a_body_that_is_too_large_is_413(http: httpx.Client, content: object) -> None:
-    answer = http.post("/v1/classify", content=content)  # type: ignore[arg-type]
+    answer = http.post("/v1/classify", content=content)  # type: ignore[arg-type]  # streamed
     assert answer.status_code == 413
     assert answer.json()["detail"] == "A request may have 8,388,608 bytes. Received: more."
     assert http.get("/readyz").status_code == 200
