@@ -22,6 +22,17 @@ def pictures(image_tree: Path) -> list[Path]:
     return sorted(image_tree.glob("test/*/000.jpg"))
 
 
+def logged(log: Path, request_id: str, wait_s: float = 20) -> list[dict[str, Any]]:
+    """The lines about one request; they are written after its answer has gone, so the first is waited for."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        lines = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        found = [line for line in lines if line.get("request_id") == request_id]
+        if found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("via", ["images", "encoded"])
 def test_a_picture_as_the_body_gets_what_the_client_gets(
     http: httpx.Client, client: Client, image_tree: Path, via: Via
@@ -178,20 +189,23 @@ def test_each_request_has_an_id_in_its_answer_and_in_one_line_of_the_log(
     content = pictures(image_tree)[0].read_bytes()
     answer = http.post("/v1/classify", content=content, headers={"X-Request-ID": "order-17"})
     assert answer.headers["X-Request-ID"] == "order-17"
-    (line,) = [json.loads(line) for line in log.read_text().splitlines() if "order-17" in line]
+    (line,) = logged(log, "order-17")
+    assert line["level"] == "INFO"
     assert (line["method"], line["path"], line["status"], line["images"]) == ("POST", "/v1/classify", 200, 1)
     assert line["duration_ms"] > 0
     for strange in ("", 'a"b', "x" * 200):
         made = http.get("/v1/model", headers={"X-Request-ID": strange}).headers["X-Request-ID"]
         assert re.fullmatch(r"[0-9a-f]{32}", made)
-    assert all(json.loads(line)["level"] == "INFO" for line in log.read_text().splitlines())
+        (line,) = logged(log, made)
+        assert (line["level"], line["path"]) == ("INFO", "/v1/model")
 
 
 def test_probes_are_not_logged(http: httpx.Client, log: Path) -> None:
-    lines = len(log.read_text().splitlines())
     for path in ("/healthz", "/readyz", "/metrics"):
-        http.get(path)
-    assert len(log.read_text().splitlines()) == lines
+        assert http.get(path, headers={"X-Request-ID": "probe"}).status_code == 200
+    http.get("/v1/model", headers={"X-Request-ID": "after-the-probes"})
+    assert logged(log, "after-the-probes")
+    assert logged(log, "probe", wait_s=0) == []
 
 
 @pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/docs"])
