@@ -26,7 +26,8 @@ def logged(log: Path, request_id: str, wait_s: float = 20) -> list[dict[str, Any
     """The lines about one request; they are written after its answer has gone, so the first is waited for."""
     deadline = time.monotonic() + wait_s
     while True:
-        lines = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        whole, _, _ = log.read_text().rpartition("\n")
+        lines = [json.loads(line) for line in whole.splitlines()]
         found = [line for line in lines if line.get("request_id") == request_id]
         if found or time.monotonic() > deadline:
             return found
