@@ -6,10 +6,12 @@ import base64
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -23,7 +25,8 @@ import yaml
 from serving_client import Client, ServingError, Tls
 from tests.e2e import cluster
 from tests.policy import Document, name_of, pod_of, violations
-from trainer import config, run
+from trainer import config, pushing, run
+from trainer.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[1]
 OVERLAYS = sorted(path.name for path in (ROOT / "overlays").iterdir() if path.is_dir())
@@ -77,6 +80,12 @@ def check(documents: list[Document]) -> None:
         if pod is None:
             continue
         assert f"ServiceAccount/{pod['serviceAccountName']}" in names
+        for one in [*pod.get("initContainers", []), *pod["containers"]]:
+            known: list[str] = []  # a variable can be made of those before it only
+            for variable in one.get("env", []):
+                assert set(re.findall(r"\$\((\w+)\)", variable.get("value", ""))) <= set(known)
+                known.append(variable["name"])
+            assert set(re.findall(r"\$\((\w+)\)", " ".join(one.get("args", [])))) <= set(known)
         for volume in pod.get("volumes", []):
             if "persistentVolumeClaim" in volume:
                 assert f"PersistentVolumeClaim/{volume['persistentVolumeClaim']['claimName']}" in names
@@ -97,6 +106,56 @@ def test_each_overlay_is_valid_and_so_are_its_settings(name: str, tmp_path: Path
 @pytest.mark.parametrize("names", [names for names in COMBINATIONS if len(names) > 1], ids="+".join)
 def test_each_combination_is_valid(names: Sequence[str], tmp_path: Path) -> None:
     check(combined(names, tmp_path / "combined"))
+
+
+def documented(directory: Path) -> list[list[Document]]:
+    """Render what docs/operations.md writes: its kustomization, and that with each of the additions."""
+    for name in ("k8s", "overlays"):
+        shutil.copytree(ROOT / name, directory / name)
+    text = (ROOT / "docs" / "operations.md").read_text()
+    blocks = re.findall(r"^( *)```yaml\n(.*?)^ *```", text, re.M | re.S)
+    mine, *additions = (yaml.safe_load(textwrap.dedent(block)) for _, block in blocks)
+    results = []
+    for number, addition in enumerate([{}, *additions]):
+        (directory / f"mine-{number}").mkdir()
+        merged = {
+            key: value + addition.get(key, []) for key, value in mine.items() if isinstance(value, list)
+        }
+        assert set(addition) <= set(merged)
+        text = yaml.safe_dump({**mine, **merged})
+        (directory / f"mine-{number}" / "kustomization.yaml").write_text(text)
+        results.append(rendered(directory / f"mine-{number}"))
+    return results
+
+
+def test_what_operations_writes_is_valid_and_takes_the_images_that_it_pushes(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    pushed = set(re.findall(r"docker push (\S+)", text))
+    assert set(re.findall(r"docker build .* -t (\S+) \.", text)) == pushed
+    base, with_fetch, with_label = documented(tmp_path)
+    for documents in (base, with_fetch, with_label):
+        check(documents)
+        pods = [pod for pod in map(pod_of, documents) if pod]
+        assert {one["image"] for pod in pods for one in pod["containers"]} == pushed
+        assert {document["metadata"]["namespace"] for document in documents} == {"ml"}
+    for claim in ("data", "models"):
+        assert one(base, f"PersistentVolumeClaim/{claim}")["spec"]["storageClassName"] == "shared-nfs"
+    job = one(with_fetch, "Job/train-classifier")["spec"]["template"]["spec"]
+    assert job["initContainers"][0]["envFrom"] == [{"secretRef": {"name": "pictures-s3"}}]
+    assert one(with_fetch, "ConfigMap/classifier-data-source")["data"]["url"].startswith("s3://pictures/")
+    assert "--label=stable" in container(one(with_label, "Deployment/classifier-gateway"))["args"]
+
+
+def test_all_but_the_job_can_be_applied_first_and_push_data_has_what_it_needs(tmp_path: Path) -> None:
+    """By the label with which the docs leave it out."""
+    (selector,) = set(re.findall(r"kubectl apply .* --selector (\S+)", (ROOT / "README.md").read_text()))
+    key, _, value = selector.partition("!=")
+    for documents in (rendered(ROOT / "k8s"), combined(OVERLAYS, tmp_path / "combined")):
+        applied = [one for one in documents if one["metadata"].get("labels", {}).get(key) != value]
+        assert [name_of(one) for one in documents if one not in applied] == ["Job/train-classifier"]
+        pod = pushing._manifest("push-data-1", "data", "image")["spec"]
+        names = {name_of(one) for one in applied}
+        assert {f"ServiceAccount/{pod['serviceAccountName']}", "PersistentVolumeClaim/data"} <= names
 
 
 def one(documents: list[Document], name: str) -> Document:
@@ -169,6 +228,16 @@ def test_gpu_serving_asks_for_a_gpu_and_batches_for_it() -> None:
     assert server["image"].endswith("-gpu")
     batching = one(documents, "ConfigMap/classifier-serving")["data"]["batching.config"]
     assert "batch_timeout_micros { value: 2000 }" in batching
+
+
+def test_fetch_trains_on_what_it_has_fetched_and_a_wrong_archive_fails_at_once() -> None:
+    job = one(rendered(ROOT / "overlays" / "fetch"), "Job/train-classifier")["spec"]
+    (fetching,) = job["template"]["spec"]["initContainers"]
+    env = {entry["name"]: entry.get("value") for entry in container({"kind": "Job", "spec": job})["env"]}
+    assert fetching["args"][:3] == ["fetch-data", "$(DATA_URL)", env["DATA"]]
+    rules = [rule["onExitCodes"] for rule in job["podFailurePolicy"]["rules"] if rule["action"] == "FailJob"]
+    codes = {rule["containerName"]: rule["values"] for rule in rules}
+    assert codes["fetch-data"] == [ConfigError.exit_code, DataError.exit_code]
 
 
 def test_kueue_admits_the_job() -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.command import Commands, add_command
-
-_IMAGE = "image-classifier-train:0.1.0"
+from trainer.command import Commands, add_command, add_overlay
 
 
 def add(commands: Commands) -> None:
@@ -19,18 +17,13 @@ def add(commands: Commands) -> None:
         "directory", type=Path, metavar="DIR", help="what is not there yet is sent; hidden files are left out"
     )
     push.add_argument("--claim", default="data", help="PersistentVolumeClaim (default: data)")
-    push.add_argument(
-        "--image",
-        default=_IMAGE,
-        help=f"the trainer's image, as the nodes know it: it takes the files (default: {_IMAGE})",
-    )
+    add_overlay(push)
     push.add_argument(
         "--timeout-s",
         type=float,
         default=300,
         help="within which its pod must run, in seconds (default: 300)",
     )
-    push.add_argument("--namespace", metavar="NS", help="of the cluster (default: the kubeconfig's current)")
 
     fetch = add_command(
         commands, "fetch-data", "fetch an archive of images into a folder, unless it is there", _fetch
@@ -44,10 +37,12 @@ def add(commands: Commands) -> None:
 
 def _push(arguments: argparse.Namespace) -> None:
     # The cluster's client takes a second to import.
-    from trainer import cluster, pushing
+    from trainer import cluster, job_manifest, pushing
 
-    namespace = arguments.namespace or cluster.current_namespace()
-    done = pushing.push(arguments.directory, namespace, arguments.claim, arguments.image, arguments.timeout_s)
+    job = job_manifest.load(arguments.overlay)
+    image = job_manifest.trainer_of(job)["image"]
+    namespace = arguments.namespace or job["metadata"].get("namespace") or cluster.current_namespace()
+    done = pushing.push(arguments.directory, namespace, arguments.claim, image, arguments.timeout_s)
     print(
         f"Pushed {arguments.directory} to claim {arguments.claim} in namespace {namespace}: {done.files:,} "
         f"files, of which {done.already:,} were there; {done.sent_bytes / 1e6:,.1f} MB sent"

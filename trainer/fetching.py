@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,7 +29,8 @@ _SCHEMES = ("https", "http", "s3", "gs", "file")
 def fetch(url: str, directory: Path, sha256: str | None) -> bool:
     """Fetch an archive and unpack it, unless that has been done; return whether it had to be.
 
-    A single folder at its top is left out, unless it is one of the splits.
+    A single folder at its top is left out, unless it is one of the splits. Of several that are started at
+    once, such as the workers of one Job, the first fetches and the others wait for it.
 
     Args:
       url: https, s3 or gs, as fsspec opens them; http with `sha256` only.
@@ -37,11 +42,10 @@ def fetch(url: str, directory: Path, sha256: str | None) -> bool:
       StorageError: it cannot be read from there, or the volume takes no more.
     """
     _check(url, sha256)
-    origin = {"url": url, "sha256": sha256}
-    with storage.explaining("The images cannot be fetched", directory):
+    origin = {"url": url, "sha256": sha256.lower() if sha256 else None}
+    with storage.explaining("The images cannot be fetched", directory), _turn(directory):
         if _is_there(directory, origin):
             return False
-        directory.parent.mkdir(parents=True, exist_ok=True)
         for old in directory.parent.glob(f".{directory.name}.*.fetching"):
             shutil.rmtree(old)
         staging = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.fetching")
@@ -59,6 +63,19 @@ def fetch(url: str, directory: Path, sha256: str | None) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _turn(directory: Path) -> Iterator[None]:
+    """Wait until no other process fetches into the directory; the kernel ends the turn of one that dies."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with directory.with_name(f".{directory.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Another process fetches into {directory}; waiting for it.", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _check(url: str, sha256: str | None) -> None:
     scheme = urlsplit(url).scheme
     if scheme not in _SCHEMES:
@@ -74,7 +91,8 @@ def _is_there(directory: Path, origin: dict[str, str | None]) -> bool:
         return False
     marker = directory / MARKER
     found = json.loads(marker.read_text()) if marker.is_file() else None
-    if found == origin:
+    same_content = found and found["sha256"] and found["sha256"] == origin["sha256"]
+    if found == origin or same_content:
         return True
     held = f"what was fetched from {found['url']}" if found else "other files"
     raise ConfigError(

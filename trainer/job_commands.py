@@ -6,11 +6,10 @@ import argparse
 import datetime
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer import config
-from trainer.command import Commands, add_command
+from trainer.command import Commands, add_command, add_namespace, add_overlay
 
 if TYPE_CHECKING:  # the cluster's client takes a second to import
     from trainer.training_jobs import TrainingJobs
@@ -19,13 +18,7 @@ if TYPE_CHECKING:  # the cluster's client takes a second to import
 def add(commands: Commands) -> None:
     """Add the four commands."""
     submit = add_command(commands, "submit", "start a training run on a cluster, from the manifests", _submit)
-    submit.add_argument(
-        "--overlay",
-        type=Path,
-        default=Path("k8s"),
-        metavar="DIR",
-        help="manifests, or a kustomization, with the Job (default: k8s)",
-    )
+    add_overlay(submit)
     submit.add_argument(
         "--workers", type=_at_least_1, metavar="N", help="nodes that train together (overlays/multi-node)"
     )
@@ -37,28 +30,21 @@ def add(commands: Commands) -> None:
         help="a setting of this run, such as epochs=20; wins over the TOML file; may be repeated",
     )
     submit.add_argument("--follow", action="store_true", help="print its log; end with its exit code")
-    _add_namespace(submit)
 
     jobs = add_command(commands, "jobs", "list the training runs on a cluster", _jobs)
     jobs.add_argument("--json", action="store_true", help="one JSON object a line")
-    _add_namespace(jobs)
+    add_namespace(jobs)
 
     logs = add_command(commands, "logs", "print the log of a training run on a cluster", _logs)
     logs.add_argument("job", metavar="JOB", help="its name, as `submit` and `jobs` print it")
     logs.add_argument(
         "--follow", action="store_true", help="go on until the run ends; end with its exit code"
     )
-    _add_namespace(logs)
+    add_namespace(logs)
 
     cancel = add_command(commands, "cancel", "end a training run on a cluster", _cancel)
     cancel.add_argument("job", metavar="JOB", help="its name, as `submit` and `jobs` print it")
-    _add_namespace(cancel)
-
-
-def _add_namespace(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--namespace", metavar="NS", help="of the cluster (default: the kubeconfig's current)"
-    )
+    add_namespace(cancel)
 
 
 def _at_least_1(text: str) -> int:

@@ -63,13 +63,7 @@ def of_one_run(manifest: Manifest, settings: Mapping[str, Any], workers: int | N
     now = datetime.datetime.now(datetime.timezone.utc)
     job["metadata"]["name"] += f"-{now:%y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     job.pop("status", None)
-    containers = job["spec"]["template"]["spec"]["containers"]
-    container = next((one for one in containers if one["name"] == CONTAINER), None)
-    if container is None:
-        names = ", ".join(one["name"] for one in containers)
-        raise ConfigError(
-            f"Job {manifest['metadata']['name']} must have a container {CONTAINER}. Received: {names}."
-        )
+    container = trainer_of(job)
     container["args"] = [*container.get("args", []), *_flags(settings)]
     if workers is not None:
         if job["spec"].get("completionMode") != "Indexed":
@@ -81,6 +75,21 @@ def of_one_run(manifest: Manifest, settings: Mapping[str, Any], workers: int | N
         others = [variable for variable in container.get("env", []) if variable["name"] != "WORKERS"]
         container["env"] = [*others, {"name": "WORKERS", "value": str(workers)}]
     return job
+
+
+def trainer_of(job: Manifest) -> dict[str, Any]:
+    """Return the container in which the trainer runs.
+
+    Raises:
+      ConfigError: there is none of its name.
+    """
+    containers = job["spec"]["template"]["spec"]["containers"]
+    for container in containers:
+        if container["name"] == CONTAINER:
+            found: dict[str, Any] = container
+            return found
+    names = ", ".join(one["name"] for one in containers)
+    raise ConfigError(f"Job {job['metadata']['name']} must have a container {CONTAINER}. Received: {names}.")
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:

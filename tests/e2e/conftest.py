@@ -72,7 +72,7 @@ def deployed(namespace: Namespace, pictures: Path) -> Namespace:
     overlay = namespace.overlay("base", {}, patches=(suspend,))
     _bind_claims(namespace, overlay)
     kubectl("apply", "--kustomize", overlay)
-    pushed = namespace.trainer("push-data", str(pictures), f"--image={IMAGES['train']}")
+    pushed = namespace.trainer("push-data", str(pictures), f"--overlay={overlay}")
     assert pushed.returncode == 0, pushed.stderr
     return namespace
 

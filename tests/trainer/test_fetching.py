@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import io
 import json
+import subprocess
 import sys
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +105,46 @@ def test_a_second_time_nothing_is_fetched(tmp_path: Path, capsys: pytest.Capture
     assert "There already" in capsys.readouterr().out
 
 
+def test_of_several_at_once_one_fetches_and_the_others_wait(tmp_path: Path, address: str) -> None:
+    """The workers of one Job, on one volume."""
+    path = tar_of(tmp_path / "images.tar.gz", FILES)
+    command = [
+        sys.executable,
+        "-m",
+        "trainer",
+        "fetch-data",
+        f"{address}/images.tar.gz",
+        str(tmp_path / "data"),
+    ]
+    command.append(f"--sha256={sha256(path)}")
+    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = sorted(worker.communicate(timeout=120)[0].partition(" http")[0] for worker in workers)
+    assert [worker.returncode for worker in workers] == [0, 0, 0]
+    assert said == ["Fetched", "There already:", "There already:"]
+    assert found(tmp_path / "data") == FILES
+
+
+def test_one_that_waits_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tar_of(tmp_path / "images.tar.gz", FILES)
+    with (tmp_path / ".data.lock").open("w") as other, ThreadPoolExecutor() as pool:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        done = pool.submit(fetch, path, tmp_path / "data")
+        said, deadline = "", time.monotonic() + 60
+        while "waiting for it" not in said and time.monotonic() < deadline:
+            said += capsys.readouterr().err
+        assert said == f"Another process fetches into {tmp_path / 'data'}; waiting for it.\n"
+        assert not (tmp_path / "data").exists()
+        fcntl.flock(other, fcntl.LOCK_UN)
+        assert done.result(60) == 0
+    assert found(tmp_path / "data") == FILES
+
+
+def test_what_has_the_same_checksum_is_there_wherever_it_came_from(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "images.tar.gz", FILES)
+    assert fetch(path, tmp_path / "data", "--sha256", sha256(path)) == 0
+    assert fetch("https://localhost:1/moved.tar.gz", tmp_path / "data", "--sha256", sha256(path).upper()) == 0
+
+
 def test_a_folder_with_other_content_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,7 +174,7 @@ def test_what_cannot_be_asked_for(
 
 
 def nothing_is_left(tmp_path: Path) -> bool:
-    return not (tmp_path / "data").exists() and not list(tmp_path.glob(".data*"))
+    return not (tmp_path / "data").exists() and not list(tmp_path.glob(".data.*.fetching"))
 
 
 def test_a_wrong_checksum_is_refused_before_anything_is_unpacked(
@@ -221,7 +265,7 @@ def test_too_little_room_is_said_before_it_is_used_up(
 def test_what_a_killed_run_has_left_is_cleared(tmp_path: Path) -> None:
     (tmp_path / ".data.0123.fetching").mkdir()
     assert fetch(tar_of(tmp_path / "images.tar.gz", FILES), tmp_path / "data") == 0
-    assert not list(tmp_path.glob(".data*"))
+    assert not list(tmp_path.glob(".data.*.fetching"))
     assert json.loads((tmp_path / "data" / fetching.MARKER).read_text())["sha256"] is None
 
 

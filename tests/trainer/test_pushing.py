@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.policy import violations
 from tests.trainer.exec_api import ExecApi, container
-from trainer import cli, pushing, receiving
+from trainer import cli, job_manifest, pushing, receiving
 from trainer.errors import DataError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -198,11 +201,27 @@ def test_the_pod_goes_when_the_user_interrupts(
 
 
 def test_the_pod_holds_to_the_policy(api: ExecApi, images: Path) -> None:
-    assert cli.main(["push-data", str(images), "--image", "example.com/train:1", "--claim", "mine"]) == 0
+    assert cli.main(["push-data", str(images), "--claim", "mine"]) == 0
     (pod,) = api.created
     assert list(violations(pod)) == []
-    assert pod["spec"]["containers"][0]["image"] == "example.com/train:1"
     assert pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == "mine"
+
+
+def test_the_pod_has_the_image_and_the_namespace_of_the_overlays_job(
+    api: ExecApi, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = job_manifest.load(ROOT / "k8s")
+    job["metadata"]["namespace"] = "ml"
+    job_manifest.trainer_of(job)["image"] = "registry.example.com/train:2"
+    overlay = tmp_path / "overlay"
+    overlay.mkdir()
+    (overlay / "job.yaml").write_text(yaml.safe_dump(job))
+    kubeconfig = Path(os.environ["KUBECONFIG"])
+    kubeconfig.write_text(kubeconfig.read_text().replace('"namespace": "ml"', '"namespace": "elsewhere"'))
+    assert cli.main(["push-data", str(images), "--overlay", str(overlay)]) == 0
+    assert "in namespace ml: 7 files" in capsys.readouterr().out
+    (pod,) = api.created
+    assert pod["spec"]["containers"][0]["image"] == "registry.example.com/train:2"
 
 
 def test_a_folder_without_files_is_refused_before_a_pod_is_made(
