@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
+import re
 from collections.abc import Iterator
 
 import kubernetes
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, MaxRetryError
 
 from trainer.errors import ClusterError
+
+# Or it tells of every connection that it tries again; when all have failed, `explaining` says why.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 _POD_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
@@ -86,7 +91,7 @@ def explaining(task: str) -> Iterator[None]:
         ) from error
     except HTTPError as error:
         raise ClusterError(
-            f"The cluster does not answer: {' '.join(str(error).split())[:200]}. Check kubectl cluster-info."
+            f"The cluster{_address(error)} does not answer: {_reason(error)}. Check kubectl cluster-info."
         ) from error
 
 
@@ -97,6 +102,19 @@ def _message(error: ApiException) -> str:
     except (ValueError, AttributeError):
         return ""
     return " ".join(str(message).split()).rstrip(".")
+
+
+def _address(error: HTTPError) -> str:
+    """Return where the connection was to lead, to follow "The cluster"; empty: the error does not say."""
+    pool = getattr(error, "pool", None)
+    return f" at {pool.host}:{pool.port}" if pool else ""
+
+
+def _reason(error: HTTPError) -> str:
+    """Return why a connection failed, without the names of urllib3's objects."""
+    if isinstance(error, MaxRetryError) and error.reason:
+        return _reason(error.reason) if isinstance(error.reason, HTTPError) else str(error.reason)
+    return re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", " ".join(str(error).split())).rstrip(".")[:200]
 
 
 def _in_pod() -> bool:

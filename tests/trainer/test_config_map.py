@@ -163,7 +163,8 @@ def test_a_cluster_that_does_not_answer_is_said(
     api.shutdown()
     api.server_close()
     assert run("promote", "2") == 11
-    assert capsys.readouterr().err.startswith("python -m trainer promote: The cluster does not answer: ")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("python -m trainer promote: The cluster at localhost:")
 
 
 def test_no_kubeconfig_is_said(

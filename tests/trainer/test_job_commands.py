@@ -382,5 +382,8 @@ def test_a_cluster_that_does_not_answer_is_one_line(
     api.shutdown()
     api.server_close()
     assert cli.main(["jobs"]) == 11
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("python -m trainer")]
-    assert len(lines) == 1 and "The cluster does not answer" in lines[0]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"python -m trainer jobs: The cluster at localhost:{api.server_port} does not answer: Failed to "
+        "establish a new connection: [Errno 111] Connection refused. Check kubectl cluster-info."
+    )
