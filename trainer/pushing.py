@@ -17,6 +17,7 @@ import kubernetes
 import kubernetes.stream
 import yaml
 from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
 from websocket import WebSocketException
 
 from trainer import cluster, pod_states, progress, receiving
@@ -27,7 +28,7 @@ POLL_S = 1.0
 _SHARD_BYTES = 64 * 2**20
 _SHARD_FILES = 1_000
 _CHUNK_BYTES = 2**20
-# Tries of one shard: connections break, and what has arrived of it is sent again.
+# Of one command: connections break, and a shard of which a part has arrived is sent again.
 _TRIES = 3
 _MOUNT = "/data"
 _LOST = (WebSocketException, OSError)
@@ -58,13 +59,13 @@ def push(directory: Path, namespace: str, claim: str, image: str, timeout_s: flo
     """
     files = _files(directory)
     with _Pod(namespace, claim, image, timeout_s) as pod:
-        there = json.loads(pod.run(["known", _MOUNT]))
+        there = json.loads(_with_tries(pod, ["known", _MOUNT]))
         missing = [file for file in files if there.get(file[0]) != file[2]]
         sent_bytes = 0
         with progress.bar("pushing", len(missing)) as advance:
             for shard in _shards(missing):
                 content = _tar(shard)
-                _with_tries(pod, content)
+                _with_tries(pod, ["take", _MOUNT, str(len(content))], content)
                 sent_bytes += len(content)
                 advance(len(shard))
     return Pushed(len(files), sent_bytes, len(files) - len(missing))
@@ -110,13 +111,14 @@ def _tar(shard: Sequence[Local]) -> bytes:
     return buffer.getvalue()
 
 
-def _with_tries(pod: _Pod, content: bytes) -> None:
-    for attempt in range(_TRIES):
+def _with_tries(pod: _Pod, arguments: Sequence[str], content: bytes = b"") -> str:
+    tries = 0
+    while True:
         try:
-            pod.run(["take", _MOUNT, str(len(content))], content)
-            return
+            return pod.run(arguments, content)
         except _LostConnectionError as error:
-            if attempt == _TRIES - 1:
+            tries += 1
+            if tries == _TRIES:
                 raise ClusterError(
                     f"The connection to pod {pod.name} keeps breaking: {error}. What has arrived stays: run "
                     "the same command again, and it goes on."
@@ -151,7 +153,7 @@ class _Pod:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ApiException):  # it ends by itself in a day
+        with contextlib.suppress(ApiException, HTTPError):  # it ends by itself in a day
             self._core.delete_namespaced_pod(self.name, self._namespace, grace_period_seconds=1)
 
     def run(self, arguments: Sequence[str], content: bytes = b"") -> str:
@@ -178,9 +180,12 @@ class _Pod:
                 _preload_content=False,
             )
         except ApiException as error:
+            reason, _, _ = pod_states.one_line(error.reason).partition(" -+-+- ")  # headers and body
+            if not reason.startswith("Handshake status"):
+                raise _LostConnectionError(reason) from error  # nobody has answered
             raise ClusterError(
                 f"The cluster must let this user run commands in Pods (pods/exec) in namespace "
-                f"{self._namespace}. Received: {error.status} {pod_states.one_line(error.reason)}."
+                f"{self._namespace}. Received: {reason}. Ask for that right (k8s/accounts.yaml has a Role)."
             ) from error
         try:
             for start in range(0, len(content), _CHUNK_BYTES):

@@ -24,6 +24,7 @@ class ExecApi:
         self.events: list[str] = []
         self.commands: list[list[str]] = []
         self.cuts: list[int] = []  # of the next commands with input: after how many bytes they are cut off
+        self.refuse: list[int] = []  # statuses with which the next commands are refused; 0: no answer at all
         self.received_bytes = 0
         self._loop = asyncio.new_event_loop()
         self._runner: web.AppRunner | None = None
@@ -45,8 +46,9 @@ class ExecApi:
         return path
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
 
     def _serve(self, started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
@@ -88,7 +90,13 @@ class ExecApi:
         ]
         return web.json_response({"items": items})
 
-    async def _exec(self, request: web.Request) -> web.WebSocketResponse:
+    async def _exec(self, request: web.Request) -> web.StreamResponse:
+        if self.refuse:
+            if status := self.refuse.pop(0):
+                return web.json_response({"message": "no"}, status=status)
+            assert request.transport
+            request.transport.abort()
+            return web.Response()
         socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",), max_msg_size=0)
         await socket.prepare(request)
         command = request.query.getall("command")

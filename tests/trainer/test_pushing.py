@@ -102,6 +102,44 @@ def test_a_connection_that_breaks_is_taken_up_again(
     assert len(takes) == 5  # 4 shards of 2 files, one of them twice
 
 
+def test_a_connection_that_is_not_made_is_tried_again(api: ExecApi, images: Path, claim: Path) -> None:
+    """For the question what is there, too."""
+    api.refuse = [0, 0]
+    assert cli.main(["push-data", str(images)]) == 0
+    assert is_there(images, claim)
+
+
+def test_who_may_not_run_commands_in_pods_is_told_which_right_it_takes(
+    api: ExecApi, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.refuse = [403]
+    assert cli.main(["push-data", str(images)]) == 11
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "python -m trainer push-data: The cluster must let this user run commands in Pods (pods/exec) in "
+        "namespace ml. Received: Handshake status 403 Forbidden. Ask for that right (k8s/accounts.yaml has a "
+        "Role)."
+    )
+    assert api.pods == {}
+
+
+def test_a_cluster_that_goes_away_meanwhile_is_one_line(
+    api: ExecApi, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = pushing._Pod.run
+
+    def gone(pod: pushing._Pod, *arguments: Any) -> str:
+        answer = run(pod, *arguments)
+        api.close()
+        monkeypatch.setattr(pushing._Pod, "run", run)
+        return answer
+
+    monkeypatch.setattr(pushing._Pod, "run", gone)
+    assert cli.main(["push-data", str(images)]) == 11
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "keeps breaking" in line and "run the same command again" in line
+
+
 def test_one_that_keeps_breaking_is_an_error_and_the_next_time_goes_on(
     api: ExecApi,
     images: Path,
