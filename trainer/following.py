@@ -176,7 +176,7 @@ class _Follower:
             refusal = error if isinstance(error.__cause__, ApiException) else None
         if had_ended and (complete or refusal):
             self._read.add(name)
-        elif not any(one.metadata.name == name for one in self._jobs.pods(self._name)):
+        elif not any(one.metadata.name == name for one in self._look()[1]):
             self._read.add(name)
             self._say(f"Pod {name} is gone; the Job starts another.")
             return

@@ -92,7 +92,7 @@ def test_a_stream_that_ends_at_once_is_not_asked_for_without_a_pause(
 ) -> None:
     monkeypatch.setattr(following, "POLL_S", 0.2)
     began = time.monotonic()
-    assert follow(api, run_pod, nothing, nothing, nothing, complete) == 0
+    assert follow(api, run_pod, *[nothing] * 6, complete) == 0
     assert time.monotonic() - began > 0.6
 
 

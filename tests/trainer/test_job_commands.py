@@ -376,6 +376,27 @@ def test_a_cluster_that_pauses_is_waited_for(
     assert "The cluster does not answer: x. Trying again." in capsys.readouterr().err
 
 
+def test_a_cluster_that_pauses_when_a_log_breaks_is_waited_for(
+    api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pause(jobs: TrainingJobs, name: str) -> list[Any]:
+        monkeypatch.setattr(TrainingJobs, "pods", pods)
+        raise ClusterError("The cluster does not answer: x.") from HTTPError()
+
+    def log(jobs: TrainingJobs, pod: str, follow: bool) -> Iterator[str]:
+        monkeypatch.setattr(TrainingJobs, "log", whole_log)
+        monkeypatch.setattr(TrainingJobs, "pods", pause)
+        yield from ()
+
+    pods, whole_log = TrainingJobs.pods, TrainingJobs.log
+    api.logs[POD] = ["one", "two"]
+    monkeypatch.setattr(TrainingJobs, "log", log)
+    assert follow(api, lambda api: api.add_pod(RUNNING), lambda api: None, complete) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == ["one", "two"]
+    assert "The cluster does not answer: x. Trying again." in printed.err
+
+
 def test_a_cluster_that_does_not_answer_is_one_line(
     api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
