@@ -84,6 +84,16 @@ def test_links_lead_to_files() -> None:
             assert (file.parent / link).exists(), f"{file.name}: {link}"
 
 
+def test_what_the_ways_through_the_code_name_is_there() -> None:
+    """Each `file.py` `name` of docs/architecture.md; a file without a folder is the client's."""
+    pairs = re.findall(r"`([\w/]+\.py)`\s`([\w.]+)`", (ROOT / "docs" / "architecture.md").read_text())
+    assert len(pairs) > 25
+    for file, name in pairs:
+        path = ROOT / file if "/" in file else ROOT / "serving_client" / file
+        *_, last = name.split(".")
+        assert re.search(rf"^ *(async )?(def|class) {last}\b", path.read_text(), re.M), f"{file} {name}"
+
+
 def test_make_has_the_targets() -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M))
     named = {line.split()[1] for _, line in shown(r"make [a-z]")}
