@@ -92,8 +92,8 @@ class ExecApi:
 
     async def _exec(self, request: web.Request) -> web.StreamResponse:
         if self.refuse:
-            if status := self.refuse.pop(0):
-                return web.json_response({"message": "no"}, status=status)
+            if refused_with := self.refuse.pop(0):
+                return web.json_response({"message": "no"}, status=refused_with)
             assert request.transport
             request.transport.abort()
             return web.Response()
