@@ -144,9 +144,7 @@ def floor(version: Path, picture: Path) -> dict[str, dict[int, float]]:
 
 def print_floor(version: str, picture: str) -> None:
     """Print what `floor` returns as JSON."""
-    from trainer.quiet_import import import_tensorflow
-
-    import_tensorflow()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
     loaded = tf.saved_model.load(version)

@@ -208,9 +208,8 @@ def _run(name: str, argv: Sequence[str], scratch: Path) -> Outcome | None:
 def _contend(arguments: argparse.Namespace) -> int:
     """Be one of the processes: print the outcome as JSON on stdout, and everything else on stderr."""
     from trainer.errors import TrainerError
-    from trainer.quiet_import import import_tensorflow
 
-    import_tensorflow()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     contend: dict[str, Callable[[argparse.Namespace], Outcome]] = {
         "recipe": _recipe,
         "floor": _floor,
@@ -343,10 +342,10 @@ def _floor(arguments: argparse.Namespace) -> Outcome:
     """Run every image, already decoded, through the frozen network at the best batch size."""
     import tensorflow as tf
 
-    from trainer import backbones
+    from trainer.model.backbones import build_features, find_backbone
 
     size_px = arguments.image_size
-    network = backbones.build_features(backbones.find("xception"), size_px, str(arguments.weights))
+    network = build_features(find_backbone("xception"), size_px, str(arguments.weights))
     pictures = _decoded(arguments)
 
     @tf.function(input_signature=[tf.TensorSpec((None, size_px, size_px, 3), tf.float32)])  # type: ignore[untyped-decorator]  # TensorFlow has no types
@@ -377,11 +376,12 @@ def _decoded(arguments: argparse.Namespace) -> np.ndarray:
     """Return the images of all splits as the network takes them, float32 (N, H, W, 3)."""
     import numpy as np
 
-    from trainer import backbones, images
-    from trainer.pipeline import ImageExamples
+    from trainer.data import images
+    from trainer.data.pipeline import ImageExamples
+    from trainer.model.backbones import find_backbone
 
-    size_px, xception = arguments.image_size, backbones.find("xception")
-    splits = images.scan(arguments.data).splits.values()
+    size_px, xception = arguments.image_size, find_backbone("xception")
+    splits = images.scan_folders(arguments.data).splits.values()
     pictures = np.empty((sum(map(len, splits)), size_px, size_px, 3), np.float32)
     count = 0
     for split in splits:
@@ -431,12 +431,12 @@ def _train(arguments: argparse.Namespace) -> Outcome:
 
 def _tune(arguments: argparse.Namespace) -> Outcome:
     """Search with our trainer, on features that are on disk, until the ranking is."""
-    from trainer import tune
-    from trainer.trials import Grid
+    from trainer.config import Grid
+    from trainer.training.tuning.search import tune
 
     config = _settings(arguments)
     started = time.monotonic()
-    tuned = tune.tune(config, Grid())
+    tuned = tune(config, Grid())
     seconds = time.monotonic() - started
     train_images = sum(path.is_file() for path in (arguments.data / "train").glob("*/*"))
     return Outcome(

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from trainer.quiet_import import import_tensorflow
-
-import_tensorflow()
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import tensorflow as tf
@@ -21,11 +19,13 @@ from local_server import configuration
 from local_server.models import Models
 from local_server.services import build_server
 from serving_client import Client
-from trainer import distribution, run, sample
+from trainer import run
+from trainer.commands import sample
 from trainer.config import TrainConfig
+from trainer.training.distribution import configure_logical_cpus
 
 # Logical devices are fixed with the first operation, so every test runs with two.
-distribution.configure_logical_cpus(2)
+configure_logical_cpus(2)
 
 # The servers of the tests are on this machine: a proxy for the way out must not be asked for them.
 for _name in [name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy")]:

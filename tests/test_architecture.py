@@ -34,7 +34,7 @@ TRAINER = [
     "classifier",
     "folding",
     "distribution",
-    "prefix_cache",
+    "feature_cache",
     "extraction",
     "evaluation",
     "checkpoint",

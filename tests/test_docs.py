@@ -18,12 +18,12 @@ import yaml
 from local_server import cli as server_cli
 from serving_client import cli as client_cli
 from tests.conftest import serving
-from trainer import cli as trainer_cli
+from trainer import __main__ as cli
 from trainer import run
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
-PARSERS = {"trainer": trainer_cli, "serving_client": client_cli, "local_server": server_cli}
+PARSERS = {"trainer": cli, "serving_client": client_cli, "local_server": server_cli}
 
 
 def python_blocks() -> Iterator[object]:

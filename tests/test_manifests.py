@@ -22,9 +22,12 @@ from local_server import configuration
 from serving_client import cli as client_cli
 from serving_client.gateway import app, command
 from tests.policy import name_of, violations
-from trainer import cli as trainer_cli
-from trainer import config_map, errors, model_config, training_commands, warmup
+from trainer import __main__ as cli
+from trainer import errors
+from trainer.cluster import config_map, model_config
+from trainer.commands import training
 from trainer.config import TrainConfig
+from trainer.export.warmup import warmup_batch_sizes
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "k8s").glob("*.yaml"))
@@ -53,12 +56,12 @@ def settings_of_the_job() -> TrainConfig:
     container = TRAINING["containers"][0]
     variables = {entry["name"]: entry.get("value", "1") for entry in container["env"]}
     args = [re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], text) for text in container["args"]]
-    arguments = trainer_cli.build_parser().parse_args(args)
+    arguments = cli.build_parser().parse_args(args)
     with tempfile.TemporaryDirectory() as directory:
         assert arguments.config == Path("/config/train.toml")
         arguments.config = Path(directory) / arguments.config.name
         arguments.config.write_text(by_name("ConfigMap/classifier-training")["data"]["train.toml"])
-        return training_commands.settings_of(arguments)
+        return training.settings_of(arguments)
 
 
 @pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
@@ -128,7 +131,7 @@ def test_every_allowed_batch_size_has_been_run_by_the_warm_up_file(manifest: str
     file = tmp_path / "batching.config"
     file.write_text(yaml.safe_load((ROOT / manifest).read_text())["data"][file.name])
     parameters = configuration.read_batching(file)
-    assert list(parameters.allowed_batch_sizes) == warmup.batch_sizes(TrainConfig.warmup_batch_size)
+    assert list(parameters.allowed_batch_sizes) == warmup_batch_sizes(TrainConfig.warmup_batch_size)
 
 
 def test_prometheus_finds_its_metrics(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ import yaml
 from serving_client import Client, ServingError, Tls
 from tests.e2e import cluster
 from tests.policy import Document, name_of, pod_of, violations
-from trainer import config, pushing, run
+from trainer import config, run
+from trainer.cluster import pushing
 from trainer.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,10 @@ from PIL import Image
 
 from serving_client import Client, ImageError, preprocess_input, preprocessing, resizing
 from serving_client.protocol import Via
-from tests.trainer.test_backbones import MODULES
-from trainer import backbones, pipeline, run
+from tests.trainer.model.test_backbones import MODULES
+from trainer import run
+from trainer.data.pipeline import decode_and_resize
+from trainer.model.backbones import backbone_names, find_backbone
 
 
 def photograph(width: int = 200, height: int = 150) -> Image.Image:
@@ -77,7 +79,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES.keys())
 def test_decoded_and_resized_levels_agree(picture: bytes) -> None:
-    graph = pipeline.decode_and_resize(tf.constant(picture), 96).numpy()
+    graph = decode_and_resize(tf.constant(picture), 96).numpy()
     client = resizing.resize(np.asarray(preprocessing.decode(picture)), 96, 96)
     np.testing.assert_allclose(client, graph, rtol=0, atol=0.01)
 
@@ -85,7 +87,7 @@ def test_decoded_and_resized_levels_agree(picture: bytes) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (3, 2), (96, 96), (95, 97), (2000, 30), (640, 480)])
 def test_resizing_agrees_from_any_size(size: tuple[int, int]) -> None:
     picture = encode("PNG", photograph(*size))
-    graph = pipeline.decode_and_resize(tf.constant(picture), 96).numpy()
+    graph = decode_and_resize(tf.constant(picture), 96).numpy()
     client = resizing.resize(np.asarray(preprocessing.decode(picture)), 96, 96)
     np.testing.assert_allclose(client, graph, rtol=0, atol=0.01)
 
@@ -96,23 +98,23 @@ def test_nearest_takes_the_very_same_pixels(size_px: int) -> None:
     for start in range(1, 700, 37):
         column = np.arange(start, dtype=np.uint8)[:, np.newaxis].repeat(3, 1)
         picture = encode("PNG", Image.fromarray(np.stack([column, column[::-1]], axis=1)))
-        graph = pipeline.decode_and_resize(tf.constant(picture), size_px, "nearest").numpy()
+        graph = decode_and_resize(tf.constant(picture), size_px, "nearest").numpy()
         client = resizing.resize(np.asarray(preprocessing.decode(picture)), size_px, size_px, "nearest")
         np.testing.assert_array_equal(client, graph)
     for size in ((1, 1), (1, 50), (3, 2), (2000, 30), (640, 480), (4000, 3000)):
         picture = encode("PNG", photograph(*size))
-        graph = pipeline.decode_and_resize(tf.constant(picture), size_px, "nearest").numpy()
+        graph = decode_and_resize(tf.constant(picture), size_px, "nearest").numpy()
         client = resizing.resize(np.asarray(preprocessing.decode(picture)), size_px, size_px, "nearest")
         np.testing.assert_array_equal(client, graph)
 
 
-@pytest.mark.parametrize("name", backbones.names())
+@pytest.mark.parametrize("name", backbone_names())
 def test_preprocess_input_in_numpy_equals_keras_on_all_levels(name: str) -> None:
     levels = np.stack(np.meshgrid(np.arange(256), np.arange(256)), -1)
     levels = np.concatenate([levels, levels[..., ::-1, :1]], -1).astype(np.uint8)
     keras_own = getattr(keras.applications, MODULES[name]).preprocess_input
     np.testing.assert_allclose(
-        preprocess_input(levels, backbones.find(name).mode),
+        preprocess_input(levels, find_backbone(name).mode),
         keras_own(levels.astype(np.float32)),
         rtol=0,
         atol=1e-6,
@@ -154,7 +156,7 @@ def test_a_damaged_png_that_only_the_graph_would_refuse_is_refused_by_the_client
     with Image.open(io.BytesIO(damaged)) as image:
         image.load()
     with pytest.raises(tf.errors.InvalidArgumentError):
-        pipeline.decode_and_resize(tf.constant(bytes(damaged)), 8)
+        decode_and_resize(tf.constant(bytes(damaged)), 8)
     with pytest.raises(ImageError, match="cannot be decoded"):
         preprocessing.encode(bytes(damaged))
 

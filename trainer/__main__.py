@@ -1,5 +1,60 @@
+"""`python -m trainer COMMAND`: arguments → settings → one function; the only place that exits."""
+
+from __future__ import annotations
+
+import argparse
+import logging
 import sys
+from collections.abc import Sequence
 
-from trainer.cli import main
+from trainer.commands import data, jobs, labels, training
+from trainer.errors import ConfigError, TrainerError
 
-sys.exit(main())
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code: 0, or the error's own (trainer/errors.py)."""
+    arguments = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, handlers=[_StderrHandler()])
+    try:
+        arguments.run(arguments)
+    except TrainerError as error:
+        print(f"{arguments.prog}: {error}", file=sys.stderr)
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "trainer").startswith("trainer"):  # a mistake of ours
+            raise
+        print(
+            f"{arguments.prog}: needs packages of the extra `train`. Received: no module {error.name}. "
+            "pip install 'image-classifier-on-kubernetes[train]'.",
+            file=sys.stderr,
+        )
+        return ConfigError.exit_code
+    except KeyboardInterrupt:
+        print(f"{arguments.prog}: interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to what sys.stderr is at that moment: a progress bar puts lines above itself that way."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all that can be said on the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer",
+        description="Train an image classifier by transfer learning and publish it for TensorFlow Serving.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    training.add(commands)
+    labels.add(commands)
+    jobs.add(commands)
+    data.add(commands)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

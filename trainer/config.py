@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import json
+import math
 import re
 import sys
 import types
@@ -25,7 +27,7 @@ else:
 
 ClassMode = Literal["categorical", "binary", "sparse"]
 ClassWeight = Literal["none", "balanced"]
-BadImages = Literal["fail", "skip"]
+OnInvalidImage = Literal["fail", "skip"]
 CacheDtype = Literal["float16", "float32"]
 DistributionName = Literal["auto", "one", "mirrored", "multi-worker"]
 ResizeFilter = Literal["bilinear", "nearest"]
@@ -71,12 +73,12 @@ class TrainConfig:
     class_weight: ClassWeight = _setting(
         "balanced: an image counts for more in the loss, the fewer its class has; none: all alike", "none"
     )
-    on_bad_image: BadImages = _setting(
+    on_invalid_image: OnInvalidImage = _setting(
         "what happens when files are no usable images: fail, or skip them; either way the run's directory "
-        "lists each and why in bad_images.json",
+        "lists each and why in invalid_images.json",
         "fail",
     )
-    inner_size: int = _setting("units of an inner Dense layer before the logits; 0: none", 0)
+    hidden_units: int = _setting("units of an inner Dense layer before the logits; 0: none", 0)
     dropout: float = _setting("share of features dropped before the logits, from 0 to below 1", 0.0)
     learning_rate: float = _setting("Adam's learning rate while the head is trained", 0.001)
     epochs: int = _setting("passes over the training images while the head is trained", 10)
@@ -114,13 +116,14 @@ class TrainConfig:
     deterministic: bool = _setting(
         "use only TensorFlow operations that give the same bits in every run, which may be slower", False
     )
-    prefix_cache: bool = _setting(
+    feature_cache: bool = _setting(
         "run the frozen layers once per image and train on their stored output; "
-        "--no-prefix-cache runs them again in every epoch",
+        "--no-feature-cache runs them again in every epoch",
         True,
     )
     cache_dir: Path | None = _setting(
-        "where the frozen layers' output is kept, for later runs too; left out: MODEL_DIR/.prefix_cache", None
+        "where the frozen layers' output is kept for later runs; left out: MODEL_DIR/.feature_cache",
+        None,
     )
     cache_dtype: CacheDtype | None = _setting(
         "how training images' activations are stored; left out: float32 for pooled features, float16 for the "
@@ -165,7 +168,7 @@ class TrainConfig:
             *("cpu_replicas", "gpus", "keep_versions", "warmup_batch_size"),
         ):
             _check(self, key, lambda value: value is None or value >= 1, "a whole number of at least 1")
-        for key in ("inner_size", "augment_views"):
+        for key in ("hidden_units", "augment_views"):
             _check(self, key, lambda value: value >= 0, "0 or a positive whole number")
         for key in ("learning_rate", "fine_tune_learning_rate"):
             _check(self, key, lambda value: 0 < value < float("inf"), "a positive number")
@@ -188,6 +191,51 @@ class TrainConfig:
     def to_json(self) -> str:
         """Return the resolved settings as indented JSON, paths as text."""
         return json.dumps(dataclasses.asdict(self), indent=2, default=str)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The values that are tried, in all combinations.
+
+    Attributes:
+      learning_rates: Adam's, positive.
+      hidden_unit_counts: units of the hidden layer; 0: none.
+      dropouts: shares of features dropped, from 0 to below 1.
+    """
+
+    learning_rates: Sequence[float] = (0.0001, 0.001, 0.01, 0.1)
+    hidden_unit_counts: Sequence[int] = (10, 100, 1000)
+    dropouts: Sequence[float] = (0.0, 0.2, 0.5, 0.8)
+
+    def __post_init__(self) -> None:
+        _check_values(
+            "--learning-rates", self.learning_rates, lambda one: 0 < one < math.inf, "positive numbers"
+        )
+        _check_values(
+            "--hidden-unit-counts",
+            self.hidden_unit_counts,
+            lambda one: one >= 0,
+            "0 or positive whole numbers",
+        )
+        _check_values("--dropouts", self.dropouts, lambda one: 0 <= one < 1, "numbers from 0 to below 1")
+
+    def __len__(self) -> int:
+        return len(self.learning_rates) * len(self.hidden_unit_counts) * len(self.dropouts)
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """Return each combination once, as settings of a `TrainConfig`."""
+        return [
+            {"learning_rate": learning_rate, "hidden_units": hidden_units, "dropout": dropout}
+            for hidden_units, dropout, learning_rate in itertools.product(
+                self.hidden_unit_counts, self.dropouts, self.learning_rates
+            )
+        ]
+
+
+def _check_values(flag: str, values: Sequence[float], holds: Callable[[float], bool], rule: str) -> None:
+    if not values or len(set(values)) != len(values) or not all(map(holds, values)):
+        received = " ".join(map(str, values)) or "none"
+        raise ConfigError(f"{flag} must be {rule}, at least one, each once. Received: {received}.")
 
 
 def check_model_name(name: str, what: str = "name") -> None:

@@ -65,7 +65,7 @@ class WorkerLostError(TrainerError):
     exit_code = 9
 
 
-class NotProvedError(TrainerError):
+class ExportMismatchError(TrainerError):
     """What was written does not answer as the network that was trained, and is not published."""
 
     exit_code = 10

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from trainer import archives
 from trainer.errors import DataError, StorageError, TrainerError
+from trainer.runtime import archives
 
 CHECKSUM = "IMAGECLASSIFIER.sha256"
 """PAX header of each member."""

@@ -13,44 +13,43 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from trainer import (
-    backbones,
-    classifier,
-    distribution,
-    doctor,
-    gate,
-    image_checks,
-    phases,
-    plots,
-    progress,
-    release,
-    report,
-    results,
-    retention,
-    runs,
-    signatures,
-    storage,
-)
-from trainer.clock import Clock
 from trainer.config import TrainConfig
-from trainer.distribution import Devices
+from trainer.data import ImageExamples, ImageSet, ScreenedImages, Splits, quality_warnings
 from trainer.errors import NotGoodEnoughError, TrainerError
-from trainer.evaluation import Metrics
-from trainer.event_log import EventLog
-from trainer.fitting import Training
-from trainer.images import ImageSet, Splits
-from trainer.loop import Epoch, Loop
-from trainer.model_card import ModelCard
-from trainer.phases import Plan
-from trainer.pipeline import ImageExamples
-from trainer.proof import Proof
-from trainer.publishing import ModelDirectory
-from trainer.report import Report
-from trainer.results import Measured
-from trainer.runs import RunDirectory
-from trainer.stopping import Stop
-from trainer.train_step import Options
-from trainer.usable import UsableImages
+from trainer.export import (
+    ExportCheck,
+    ModelCard,
+    ModelDirectory,
+    check_and_warm_up,
+    protected_versions,
+    remove_old_versions,
+    save_signatures,
+)
+from trainer.model import build_classifier, copy_for_serving, find_backbone
+from trainer.report import EventLog, Report, Timings, write_learning_curves, write_report
+from trainer.runtime import progress, storage
+from trainer.runtime.stopping import Stop
+from trainer.training import (
+    Devices,
+    Epoch,
+    Loop,
+    MeasuredSplit,
+    Metrics,
+    Plan,
+    RunDirectory,
+    StepOptions,
+    Training,
+    check_gate,
+    choose_run_id,
+    connect_devices,
+    measure_splits,
+    name_lost_worker,
+    newest_version_metrics,
+    plan_training,
+    require_ready,
+    run_identity,
+    step_options,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ class _Run:
     image_size_px: int
     devices: Devices
     directory: RunDirectory
-    clock: Clock
+    timings: Timings
     stop: Stop
 
 
@@ -83,55 +82,55 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Published:
       stop: how the run is asked to end; None: nobody asks.
     Raises:
       TrainerError: one of its family, before anything is published; what was complete stays in
-        MODEL_DIR/NAME/.runs/RUN_ID and in the prefix cache, and the next start goes on from there.
+        MODEL_DIR/NAME/.runs/RUN_ID and in the feature cache, and the next start goes on from there.
     """
-    clock, stop = Clock(), stop or Stop()
+    timings, stop = Timings(), stop or Stop()
     model_directory = ModelDirectory(config.model_dir, config.name)
     if config.run_id and (ended := _outcome(model_directory, config.run_id)):
         return ended
 
     # 1. Everything that can be refused is refused before hours are spent.
-    backbone = backbones.find(config.backbone)
-    with clock.measure("checks"):
-        scan = doctor.require(config)
+    backbone = find_backbone(config.backbone)
+    with timings.measure("checks"):
+        scan = require_ready(config)
     classes = scan.splits["train"].classes
 
     # 2. The devices; the run's directory, which an earlier start may have begun.
-    devices = distribution.connect(config, os.environ)
+    devices = connect_devices(config, os.environ)
     with (
-        distribution.naming_lost_worker(devices),
+        name_lost_worker(devices),
         _run_directory(config, model_directory, scan.splits, devices) as directory,
     ):
-        run = _Run(config, config.image_size or backbone.native_size_px, devices, directory, clock, stop)
-        images = UsableImages(config, devices, directory.path, scan)
+        run = _Run(config, config.image_size or backbone.native_size_px, devices, directory, timings, stop)
+        images = ScreenedImages(scan, config.on_invalid_image, directory.path, is_chief=devices.is_chief)
 
         # 3. The network on every device; its frozen layers once per image.
-        with clock.measure("network"), devices.strategy.scope():
+        with timings.measure("network"), devices.strategy.scope():
             keras.utils.set_random_seed(config.seed)
-            network = classifier.build(config, backbone, run.image_size_px, len(classes))
+            network = build_classifier(config, backbone, run.image_size_px, len(classes))
         _log_start(run, images.splits)
         stop.check()
-        with clock.measure("frozen layers"):
+        with timings.measure("frozen layers"):
             plan = images.read(
-                lambda splits: phases.plan(config, network, splits, run.image_size_px, devices, run.stop)
+                lambda splits: plan_training(config, network, splits, run.image_size_px, devices, run.stop)
             )
         _log_extraction(run, plan)
         splits = images.splits
 
         # 4. The head, then perhaps the last layers; the best epoch's weights are kept.
-        options = phases.options(config, splits["train"])
+        options = step_options(config, splits["train"])
         history = _fit(run, plan, options)
 
         # 5. Measured as it will be served; not published if it is not good enough.
-        exported = classifier.for_serving(network.whole, config, backbone, run.image_size_px, len(classes))
-        with clock.measure("evaluation"):
-            measured = results.measure(config, plan, exported, splits, run.image_size_px, devices)
+        exported = copy_for_serving(network.whole, config, backbone, run.image_size_px, len(classes))
+        with timings.measure("evaluation"):
+            measured = measure_splits(config, plan, exported, splits, run.image_size_px, devices)
         metrics = {split: one.metrics for split, one in measured.items()}
         _write_report(run, history, measured, splits, plan)
         _pass_gate(run, metrics["validation"], model_directory, splits)
 
         # 6. The version, proved and whole or not at all.
-        with clock.measure("export"):
+        with timings.measure("export"):
             card = ModelCard(
                 name=config.name,
                 labels=classes,
@@ -172,8 +171,8 @@ def _run_directory(
     config: TrainConfig, model_directory: ModelDirectory, splits: Splits, devices: Devices
 ) -> Iterator[RunDirectory]:
     """Begin the run, or go on with it; the chief holds its lock, and all workers agree on its name."""
-    identity = runs.identity_of(config, splits)
-    chosen = runs.choose_id(model_directory.runs, config, identity) if devices.is_chief else ""
+    identity = run_identity(config, splits)
+    chosen = choose_run_id(model_directory.runs, config, identity) if devices.is_chief else ""
     directory = RunDirectory(model_directory.runs / devices.from_chief(chosen))
     if devices.is_chief:
         directory.begin(config, identity)
@@ -197,14 +196,14 @@ def _log_start(run: _Run, splits: Splits) -> None:
         run.devices.replicas,
         run.config.batch_size * run.devices.replicas,
     )
-    for warning in image_checks.warnings(splits):
+    for warning in quality_warnings(splits):
         _log.warning("%s", warning)
 
 
 def _log_extraction(run: _Run, plan: Plan) -> None:
     if not plan.extracted or not run.devices.is_chief:
         return
-    seconds = run.clock.seconds["frozen layers"]
+    seconds = run.timings.seconds["frozen layers"]
     _log.info(
         "frozen layers: %d images in %.1f s (%.0f images/s)",
         plan.extracted,
@@ -213,7 +212,7 @@ def _log_extraction(run: _Run, plan: Plan) -> None:
     )
 
 
-def _fit(run: _Run, plan: Plan, options: Options) -> list[Epoch]:
+def _fit(run: _Run, plan: Plan, options: StepOptions) -> list[Epoch]:
     """Train phase after phase; keep history and best weights in the run's directory."""
     devices = run.devices
     events = EventLog(run.directory.path / "tensorboard") if devices.is_chief else None
@@ -238,10 +237,10 @@ def _fit(run: _Run, plan: Plan, options: Options) -> list[Epoch]:
             on_images=advance,
         )
         for phase in plan.phases:
-            with run.clock.measure(phase.name):
+            with run.timings.measure(phase.name):
                 training.run(Loop(phase, options, devices))
     if devices.is_chief:
-        with storage.explaining("The run's files cannot be written", run.directory.path):
+        with storage.explain_errors("The run's files cannot be written", run.directory.path):
             plan.phases[-1].model.save_weights(run.directory.path / "best.weights.h5")
     return training.history
 
@@ -249,15 +248,15 @@ def _fit(run: _Run, plan: Plan, options: Options) -> list[Epoch]:
 def _write_report(
     run: _Run,
     history: Sequence[Epoch],
-    measured: Mapping[str, Measured],
+    measured: Mapping[str, MeasuredSplit],
     splits: Splits,
     plan: Plan,
-    proof: Proof | None = None,
+    proof: ExportCheck | None = None,
 ) -> None:
     if not run.devices.is_chief:
         return
-    plots.write_learning_curves(history, run.directory.path / "learning_curves.png")
-    report.write(
+    write_learning_curves(history, run.directory.path / "learning_curves.png")
+    write_report(
         run.directory.path,
         Report(
             title=f"{run.config.name}, run {run.directory.run_id}",
@@ -272,12 +271,12 @@ def _write_report(
             },
             history=history,
             results=[one.result for one in measured.values()],
-            phases=run.clock.seconds,
+            phases=run.timings.seconds,
             image_counts={
                 "frozen layers": plan.extracted,
                 **{phase.name: phase.epochs * len(phase.train.labels) for phase in plan.phases},
             },
-            warnings=[*(proof.complaints() if proof else ()), *image_checks.warnings(splits)],
+            warnings=[*(proof.complaints() if proof else ()), *quality_warnings(splits)],
         ),
     )
 
@@ -287,9 +286,9 @@ def _pass_gate(run: _Run, candidate: Metrics, model_directory: ModelDirectory, s
     verdict = ""
     if run.devices.is_chief:
         must_beat = run.config.must_beat_serving
-        newest = gate.newest(model_directory, splits["validation"]) if must_beat else None
+        newest = newest_version_metrics(model_directory, splits["validation"]) if must_beat else None
         try:
-            gate.check(candidate, run.config.min_accuracy, newest)
+            check_gate(candidate, run.config.min_accuracy, newest)
         except NotGoodEnoughError as error:
             verdict = str(error)
             run.directory.end({"refused": verdict})
@@ -303,7 +302,7 @@ def _publish(
     card: ModelCard,
     exported: keras.Model,
     validation: ImageSet,
-    on_proof: Callable[[Proof], object],
+    on_proof: Callable[[ExportCheck], object],
 ) -> int:
     """Have the chief publish; the others wait for it, so that none is done before there is a version."""
     if not run.devices.is_chief:
@@ -312,10 +311,12 @@ def _publish(
     examples = ImageExamples(validation, card.backbone, card.image_size_px, resize_filter=card.resize_filter)
     version = model_directory.publish(
         card,
-        lambda path, text: signatures.save(
+        lambda path, text: save_signatures(
             path, exported, card.backbone, card.image_size_px, text, card.resize_filter
         ),
-        finish=lambda path: release.prepare(path, exported, examples, run.config.warmup_batch_size, on_proof),
+        finish=lambda path: check_and_warm_up(
+            path, exported, examples, run.config.warmup_batch_size, on_proof
+        ),
     )
     run.directory.end({"version": version, "metrics": card.metrics})
     if run.config.keep_versions:
@@ -329,8 +330,8 @@ def _remove_old(config: TrainConfig, keep: int, model_directory: ModelDirectory)
     """Remove what --keep-versions lets go of; the new version is published, whatever happens here."""
     path = config.model_config
     try:
-        protected = retention.protected_versions(path, config.name) if path else set()
-        removed = retention.remove_old(model_directory, keep, protected)
+        protected = protected_versions(path, config.name) if path else set()
+        removed = remove_old_versions(model_directory, keep, protected)
     except TrainerError as error:
         _log.warning("the old versions stay, until the next run removes them. %s", error)
         return

@@ -26,9 +26,10 @@ from serving_client import Client, ServingError
 from tests.local_server.programs import running
 from tests.local_server.test_predict import CASES, GOOD, KERNEL_CASES, PredictCall, calls_of
 from tests.local_server.test_versions import publish
-from trainer import model_config, run
-from trainer.config_store import ConfigFile
-from trainer.exported import ExportedVersion
+from trainer import run
+from trainer.cluster import model_config
+from trainer.cluster.config_store import ConfigFile
+from trainer.export.published import PublishedVersion
 
 PROGRAMS = ["local_server", "tensorflow_model_server"]
 
@@ -60,7 +61,7 @@ def test_predictions_are_the_saved_models_own(
     predict: PredictCall, published: run.Published, image_tree: Path
 ) -> None:
     paths = sorted(image_tree.glob("validation/*/*.jpg"))[:16]
-    version = ExportedVersion.open(published.path)
+    version = PublishedVersion.open(published.path)
     _, expected = version.answer(paths)
     encoded = [path.read_bytes() for path in paths]
     answer = tf.make_ndarray(

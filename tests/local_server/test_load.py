@@ -16,8 +16,8 @@ from tests.local_server.programs import running
 from tests.local_server.test_both_servers import BATCHING, MODELS, PROGRAMS, until
 from tests.local_server.test_predict import calls_of
 from tests.local_server.test_versions import publish
-from trainer import model_config
-from trainer.config_store import ConfigFile
+from trainer.cluster import model_config
+from trainer.cluster.config_store import ConfigFile
 
 REQUESTS = 10_000
 CALLERS = 16

@@ -12,7 +12,7 @@ import pytest
 from tests.local_server.programs import running
 from tests.local_server.test_both_servers import PROGRAMS
 from trainer import run
-from trainer.exported import ExportedVersion
+from trainer.export.published import PublishedVersion
 
 ASK = """
 import json, sys
@@ -54,5 +54,5 @@ def test_ovmsclient_gets_status_metadata_and_predictions(
     assert answer["inputs"] == {"images": {"shape": [-1, 32, 32, 3], "dtype": "DT_FLOAT"}}
     assert "nope" in answer["missing"]
 
-    expected = ExportedVersion.open(published.path).answer_inputs(np.zeros((2, 32, 32, 3), np.float32))
+    expected = PublishedVersion.open(published.path).answer_inputs(np.zeros((2, 32, 32, 3), np.float32))
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)

@@ -28,9 +28,11 @@ from serving_client import (
 from serving_client.preprocessing import ImageInput
 from serving_client.protocol import Via
 from tests.conftest import serving, tiny_saved_model
-from trainer import backbones, run, signatures
-from trainer.model_card import ModelCard
-from trainer.publishing import ModelDirectory
+from trainer import run
+from trainer.export.model_card import ModelCard
+from trainer.export.publishing import ModelDirectory
+from trainer.export.signatures import save_signatures
+from trainer.model.backbones import find_backbone
 
 
 def pictures(image_tree: Path, count: int) -> list[Path]:
@@ -203,7 +205,7 @@ def test_waits_for_a_server_that_starts_later(published: run.Published, image_tr
 
 def publish_tiny(models: Path, backbone_name: str, labels: list[str], size_px: int = 8) -> None:
     """Publish a version whose probabilities depend on the mean of each channel, as it is preprocessed."""
-    backbone = backbones.find(backbone_name)
+    backbone = find_backbone(backbone_name)
     card = ModelCard(
         name="m",
         labels=labels,
@@ -224,7 +226,7 @@ def publish_tiny(models: Path, backbone_name: str, labels: list[str], size_px: i
     )
     directory = ModelDirectory(models, "m")
     directory.prepare()
-    directory.publish(card, lambda path, text: signatures.save(path, network, backbone, size_px, text))
+    directory.publish(card, lambda path, text: save_signatures(path, network, backbone, size_px, text))
 
 
 RED_AND_SOME_BLUE = np.full((12, 12, 3), (250, 0, 120), np.uint8)

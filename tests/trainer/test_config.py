@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from trainer import cli, config
+from trainer import __main__ as cli
+from trainer import config
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 
@@ -22,7 +23,7 @@ def test_flags_win_over_toml_and_toml_over_defaults(tmp_path: Path) -> None:
     path = toml(tmp_path, 'data = "from-toml"\nepochs = 3\nseed = 5\nlearning_rate = 1\nprefix_cache = false')
     resolved = config.resolve({"model_dir": Path("m"), "seed": 9}, path)
     assert (resolved.data, resolved.epochs, resolved.seed) == (Path("from-toml"), 3, 9)
-    assert (resolved.learning_rate, resolved.prefix_cache) == (1.0, False)
+    assert (resolved.learning_rate, resolved.feature_cache) == (1.0, False)
     assert resolved.batch_size == 32
 
 
@@ -60,7 +61,7 @@ def test_names_every_missing_setting() -> None:
         ("batch_size", 0),
         ("image_size", 0),
         ("cpu_replicas", 0),
-        ("inner_size", -1),
+        ("hidden_units", -1),
         ("dropout", 1.0),
         ("dropout", float("nan")),
         ("learning_rate", 0.0),

@@ -10,10 +10,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from trainer import classifier, evaluation, run, signatures
+from trainer import run
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError, NotGoodEnoughError
-from trainer.exported import ExportedVersion
+from trainer.export import signatures
+from trainer.export.published import PublishedVersion
+from trainer.model.classifier import loss_function
+from trainer.training.metrics import measure_logits
 
 
 def test_publishes_version_1_that_has_learnt(published: run.Published) -> None:
@@ -79,7 +82,7 @@ def test_the_plain_loop_gives_the_same_history(tmp_path: Path, settings: dict[st
     plain = run.train(
         TrainConfig(
             model_dir=tmp_path / "plain",
-            **{**settings, "prefix_cache": False, "cpu_replicas": 1, "batch_size": 16},
+            **{**settings, "feature_cache": False, "cpu_replicas": 1, "batch_size": 16},
         )
     )
     assert_same_history(stored, plain)
@@ -106,13 +109,13 @@ def test_fine_tuning_on_stored_activations_equals_the_plain_loop(
     }
     stored = run.train(TrainConfig(**{**settings, **changes, "cache_dtype": "float32"}))
     halves = run.train(TrainConfig(**{**settings, **changes}))
-    plain = run.train(TrainConfig(**{**settings, **changes, "prefix_cache": False}))
+    plain = run.train(TrainConfig(**{**settings, **changes, "feature_cache": False}))
     assert [epoch["phase"] for epoch in history_of(stored)] == ["head"] * 2 + ["fine-tune"] * 2
     assert_same_history(stored, plain)
     assert_same_history(stored, halves, rel_tol=1e-2)
     card = json.loads((stored.path / "assets.extra" / "model_card.json").read_text())
     paths = sorted(Path(str(settings["data"])).glob("validation/*/*"))
-    logits, _ = ExportedVersion.open(stored.path).answer(paths)
+    logits, _ = PublishedVersion.open(stored.path).answer(paths)
     labels = [card["labels"].index(path.parent.name) for path in paths]
     assert int(np.sum(logits.argmax(1) == labels)) == stored.metrics["validation"].correct
 
@@ -155,7 +158,7 @@ def test_mixed_precision_publishes_float32_and_says_what_that_measures(
     }
     published = run.train(TrainConfig(**{**settings, **changes}))
     paths = sorted(Path(str(settings["data"])).glob("validation/*/*"))
-    exported = ExportedVersion.open(published.path)
+    exported = PublishedVersion.open(published.path)
     logits, _ = exported.answer(paths)
     labels = [exported.labels.index(path.parent.name) for path in paths]
     assert int(np.sum(logits.argmax(1) == labels)) == published.metrics["validation"].correct
@@ -186,10 +189,10 @@ def test_bad_images_are_skipped_if_that_is_wanted(
     (data / "train" / "sun" / "001.jpg").write_bytes(b"a text")
     whole = (data / "train" / "moon" / "000.jpg").read_bytes()
     (data / "train" / "moon" / "000.jpg").write_bytes(whole[: len(whole) // 2])
-    changes = {"data": data, "on_bad_image": "skip", "model_dir": tmp_path / "models", "epochs": 1}
-    for prefix_cache in (True, False):
-        published = run.train(TrainConfig(**{**settings, **changes, "prefix_cache": prefix_cache}))
-        listed = json.loads((published.run_directory / "bad_images.json").read_text())
+    changes = {"data": data, "on_invalid_image": "skip", "model_dir": tmp_path / "models", "epochs": 1}
+    for feature_cache in (True, False):
+        published = run.train(TrainConfig(**{**settings, **changes, "feature_cache": feature_cache}))
+        listed = json.loads((published.run_directory / "invalid_images.json").read_text())
         reasons = {Path(one["path"]).relative_to(data).as_posix(): one["reason"] for one in listed}
         assert reasons.keys() == {"train/sun/000.jpg", "train/sun/001.jpg", "train/moon/000.jpg"}
         assert reasons["train/sun/000.jpg"] == "zero bytes"
@@ -204,9 +207,9 @@ def test_bad_images_that_fail_the_run_are_listed_too(
 ) -> None:
     data = shutil.copytree(image_tree, tmp_path / "images")
     (data / "train" / "sun" / "000.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"1 of 120 .*train/sun/000.jpg \(zero bytes\).*--on-bad-image skip"):
+    with pytest.raises(DataError, match=r"train/sun/000.jpg \(zero bytes\).*--on-invalid-image"):
         run.train(TrainConfig(**{**settings, "data": data, "model_dir": tmp_path / "models"}))
-    (listed,) = (tmp_path / "models" / "tiny").glob(".runs/*/bad_images.json")
+    (listed,) = (tmp_path / "models" / "tiny").glob(".runs/*/invalid_images.json")
     assert [one["reason"] for one in json.loads(listed.read_text())] == ["zero bytes"]
 
 
@@ -263,7 +266,7 @@ def test_a_model_config_that_breaks_during_the_run_is_a_warning_and_the_version_
 ) -> None:
     labels = tmp_path / "models.config"
     labels.write_text("model_config_list {}")
-    save = signatures.save
+    save = signatures.save_signatures
 
     def breaking(*args: Any) -> None:
         labels.write_text("model_config_list {")
@@ -280,17 +283,17 @@ def test_the_resize_filter_goes_the_whole_way(tmp_path: Path, settings: dict[str
     """Into training, cache, card and graph: the exported version answers as training measured."""
     changes = {"resize_filter": "nearest", "model_dir": tmp_path, "epochs": 3}
     published = run.train(TrainConfig(**{**settings, **changes}))
-    exported = ExportedVersion.open(published.path)
+    exported = PublishedVersion.open(published.path)
     assert exported.card["input"]["resize_filter"] == "nearest"
     paths = sorted(Path(str(settings["data"])).glob("validation/*/*"))
     logits, _ = exported.answer(paths)
     labels = np.array([exported.labels.index(path.parent.name) for path in paths], np.int32)
-    loss = classifier.loss_function("categorical", 6)
-    assert evaluation.measure(logits, labels, loss).loss == pytest.approx(
+    loss = loss_function("categorical", 6)
+    assert measure_logits(logits, labels, loss).loss == pytest.approx(
         published.metrics["validation"].loss, rel=1e-4
     )
     run.train(TrainConfig(**{**settings, **changes, "resize_filter": "bilinear"}))
-    assert len(list((tmp_path / ".prefix_cache").iterdir())) == 2
+    assert len(list((tmp_path / ".feature_cache").iterdir())) == 2
 
 
 @pytest.fixture
@@ -308,7 +311,7 @@ def test_each_class_mode_answers_with_one_probability_a_label(
     published = run.train(
         TrainConfig(
             model_dir=tmp_path / "models",
-            **{**settings, "data": two_classes, "class_mode": class_mode, "inner_size": 8, "dropout": 0.2},
+            **{**settings, "data": two_classes, "class_mode": class_mode, "hidden_units": 8, "dropout": 0.2},
         )
     )
     serve = tf.saved_model.load(str(published.path)).signatures["encoded_images"]
@@ -329,13 +332,13 @@ def test_binary_with_six_classes_is_refused_before_a_run_begins(
     assert not list((tmp_path / "models").glob("*/.runs"))
 
 
-@pytest.mark.parametrize("prefix_cache", [True, False])
+@pytest.mark.parametrize("feature_cache", [True, False])
 def test_a_corrupt_image_of_any_split_is_named_before_the_first_epoch(
-    tmp_path: Path, image_tree: Path, settings: dict[str, Any], prefix_cache: bool
+    tmp_path: Path, image_tree: Path, settings: dict[str, Any], feature_cache: bool
 ) -> None:
     data = shutil.copytree(image_tree, tmp_path / "images")
     (data / "test" / "sun" / "000.jpg").write_bytes(b"\xff\xd8\xff garbage")
-    changes = {"data": data, "prefix_cache": prefix_cache}
+    changes = {"data": data, "feature_cache": feature_cache}
     with pytest.raises(DataError, match=r"1 of 120 images cannot be used.*test/sun/000.jpg"):
         run.train(TrainConfig(model_dir=tmp_path / "models", **{**settings, **changes}))
     assert not list((tmp_path / "models" / "tiny").glob("[0-9]*"))

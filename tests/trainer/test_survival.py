@@ -95,7 +95,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(
 @pytest.mark.parametrize(
     ("largest_file_bytes", "part"),
     [
-        pytest.param(60_000, "The prefix cache cannot take a shard", id="cache"),
+        pytest.param(60_000, "The feature cache cannot take a shard", id="cache"),
         pytest.param(2_000_000, "The run's state cannot be saved", id="checkpoint"),
     ],
 )

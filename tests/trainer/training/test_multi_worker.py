@@ -1,0 +1,92 @@
+"""Several processes on this machine train one model, as the pods of an Indexed Job do."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer.processes import Trainer, tf_configs
+
+Settings = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def shared(settings: Settings) -> Settings:
+    """No dropout: its masks are drawn on each replica."""
+    changes = {
+        "run_id": "r",
+        "epochs": 3,
+        "augment_views": 1,
+        "fine_tune_from": "block5",
+        "fine_tune_learning_rate": 1e-4,
+        "fine_tune_epochs": 1,
+        "on_invalid_image": "skip",
+    }
+    return {key: value for key, value in {**settings, **changes}.items() if key != "cpu_replicas"}
+
+
+def history(model_dir: Path) -> list[dict[str, float]]:
+    found: list[dict[str, float]] = json.loads((model_dir / "tiny/.runs/r/history.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, shared: Settings) -> Path:
+    """The model directory of one process that does the work of two or three: the same global batch of 12."""
+    model_dir = tmp_path_factory.mktemp("alone")
+    trainer = Trainer({**shared, "model_dir": model_dir, "batch_size": 12})
+    assert trainer.finish() == 0, trainer.log
+    return model_dir
+
+
+def started(config: Settings, workers: int) -> list[Trainer]:
+    config = {**config, "batch_size": 12 // workers, "distribution": "multi-worker"}
+    return [Trainer(config, environment) for environment in tf_configs(workers)]
+
+
+def assert_same_history(left: Path, right: Path) -> None:
+    for one, other in zip(history(left), history(right), strict=True):
+        assert one["phase"] == other["phase"]
+        assert math.isclose(one["loss"], other["loss"], rel_tol=1e-4)
+        assert math.isclose(one["val_loss"], other["val_loss"], rel_tol=1e-4)
+        assert one["accuracy"] == other["accuracy"]
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_give_the_history_of_one_process_and_the_chief_alone_publishes(
+    tmp_path: Path, shared: Settings, alone: Path, workers: int
+) -> None:
+    trainers = started({**shared, "model_dir": tmp_path}, workers)
+    assert [trainer.finish() for trainer in trainers] == [0] * workers, [one.log for one in trainers]
+    assert_same_history(tmp_path, alone)
+    assert [path.name for path in (tmp_path / "tiny").glob("[0-9]*")] == ["1"]
+    assert any("head epoch 3/3" in line for line in trainers[0].log)
+    assert all(not trainer.log for trainer in trainers[1:])  # one log is enough
+    # Each image and copy is stored once: nobody's share overlaps another's.
+    for cache in (tmp_path / ".feature_cache").iterdir():
+        shards = [json.loads(path.read_text()) for path in cache.glob("*.json") if path.stem != "content"]
+        keys = [key for shard in shards for key in shard["keys"]]
+        assert len(keys) == len(set(keys))
+
+
+def test_a_lost_worker_ends_the_others_and_all_go_on_from_the_last_state(
+    tmp_path: Path, shared: Settings, alone: Path
+) -> None:
+    config = {**shared, "model_dir": tmp_path, "checkpoint_seconds": 0}
+    chief, worker = started(config, 2)
+    assert chief.wait_for("head epoch 1/3")
+    worker.process.kill()
+    killed = time.monotonic()
+    assert chief.finish() == 9, chief.log
+    assert time.monotonic() - killed < 60
+    worker.finish()
+    assert chief.last_line.startswith("python -m trainer train: Worker 0 of 2 has lost another one")
+    again = started(config, 2)
+    assert [trainer.finish() for trainer in again] == [0, 0], [one.log for one in again]
+    assert not any("head epoch 1/3" in line for line in again[0].log)
+    assert_same_history(tmp_path, alone)

@@ -1,0 +1,64 @@
+"""Where the model config lies: a file, or a ConfigMap of the cluster."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from trainer.errors import ConfigError
+from trainer.runtime import storage
+
+
+class ConfigStore(Protocol):
+    """One model config; `str()` says where it lies."""
+
+    def read(self) -> str:
+        """Return its text."""
+
+    def edit(self, change: Callable[[str], str]) -> None:
+        """Replace its text by what `change` makes of it; of two edits at once, one comes after the other."""
+
+
+class ConfigFile:
+    """The file that `tensorflow_model_server --model_config_file` names."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def read(self) -> str:
+        """Return its text.
+
+        Raises:
+          ConfigError: it cannot be read.
+        """
+        try:
+            return self._path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(
+                "--model-config must be TensorFlow Serving's model config file, a ModelServerConfig as text. "
+                f"Received: {self._path}: {reason}. Give the file of --model_config_file."
+            ) from error
+
+    def edit(self, change: Callable[[str], str]) -> None:
+        """Replace its text, whole or not at all.
+
+        Raises:
+          ConfigError: it cannot be read.
+          StorageError: it cannot be written.
+        """
+        self.read()
+        with storage.explain_errors("The model config file cannot be written", self._path):
+            # The directory's own lock: the file is replaced, and with it a lock that it had.
+            directory = os.open(self._path.resolve().parent, os.O_RDONLY)
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX)
+                storage.write_atomically(self._path.resolve(), change(self.read()))
+            finally:
+                os.close(directory)

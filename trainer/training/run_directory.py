@@ -1,0 +1,147 @@
+"""What one run leaves beside its version, and how a second start finds it: MODEL_DIR/NAME/.runs/RUN_ID/.
+
+config.json       the resolved settings
+identity          hash of the settings and the images: only the same run is gone on with
+checkpoint.npz    where the training stands
+outcome.json      once it is over: the version, or why there is none
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.config import TrainConfig
+from trainer.data import Splits
+from trainer.errors import ConfigError, StorageError
+from trainer.runtime import storage
+
+_NOT_IDENTITY = frozenset(
+    {
+        *("run_id", "cache_dir", "keep_versions", "model_config", "gpus", "checkpoint_seconds"),
+        "warmup_batch_size",
+    }
+)
+"""Settings that may change between two starts of one run: they do not change what is trained."""
+
+
+class RunDirectory:
+    """The files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The directory's name."""
+        return self.path.name
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of `checkpoint.Checkpoint`."""
+        return self.path / "checkpoint.npz"
+
+    def write(self, name: str, text: str) -> None:
+        """Write one of the run's files, whole or not at all."""
+        with storage.explain_errors("The run's files cannot be written", self.path):
+            storage.write_atomically(self.path / name, text)
+
+    def outcome(self) -> dict[str, Any] | None:
+        """Return how the run ended, None if it has not."""
+        try:
+            outcome: dict[str, Any] = json.loads((self.path / "outcome.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return outcome
+
+    def end(self, outcome: Mapping[str, Any]) -> None:
+        """Note that the run is over; its state is not needed any more."""
+        self.write("outcome.json", json.dumps(outcome, indent=2))
+        self.checkpoint.unlink(missing_ok=True)
+
+    def begin(self, config: TrainConfig, identity: str) -> None:
+        """Make the directory, or go on with it; no other process may train in it until this one ends.
+
+        Raises:
+          ConfigError: the run was started with other settings or on other images.
+          StorageError: another process is at it, or the directory cannot be written.
+        """
+        with storage.explain_errors("The model directory cannot take the run's files", self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.path)
+        if self._lock is None:
+            raise StorageError(
+                f"Run {self.run_id} is being trained by another process, which holds {self.path}/.lock. "
+                "Wait until it ends, or give this one another --run-id."
+            )
+        try:
+            storage.remove_partial(self.path, older_than_s=0)
+            if (self.path / "identity").exists():
+                self._check_same(config, identity)
+            self.write("config.json", config.to_json())
+            self.write("identity", identity)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let another process in."""
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def _check_same(self, config: TrainConfig, identity: str) -> None:
+        if (self.path / "identity").read_text(encoding="utf-8") == identity:
+            return
+        before = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        now = json.loads(config.to_json())
+        changed = [
+            f"{key} {before.get(key)} → {now[key]}"
+            for key in now
+            if key not in _NOT_IDENTITY and before.get(key) != now[key]
+        ]
+        raise ConfigError(
+            f"--run-id {self.run_id} must go on with the settings and images that it began with. Received: "
+            f"{', '.join(changed) or 'other images'}. Give the changed run another --run-id."
+        )
+
+
+def run_identity(config: TrainConfig, splits: Splits) -> str:
+    """Return a hash of what decides the result of a run: settings and images."""
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_IDENTITY}
+    images = {split: image_set.fingerprint for split, image_set in splits.items()}
+    text = json.dumps([settings, images], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def choose_run_id(runs: Path, config: TrainConfig, identity: str) -> str:
+    """Return `--run-id`, or the unfinished run of the same identity that nobody is at, or a new one."""
+    if config.run_id:
+        return config.run_id
+    for file in sorted(runs.glob("*/identity"), reverse=True):
+        unfinished = not (file.parent / "outcome.json").exists()
+        same = unfinished and file.read_text(encoding="utf-8") == identity
+        if same and (lock := _lock(file.parent)) is not None:
+            os.close(lock)
+            return file.parent.name
+    started = datetime.datetime.now(datetime.timezone.utc)
+    return f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def _lock(directory: Path) -> int | None:
+    """Return a file descriptor that holds the run, None if another process does; it ends with its process."""
+    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
