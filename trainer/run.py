@@ -271,7 +271,7 @@ def _write_report(
             },
             history=history,
             results=[one.result for one in measured.values()],
-            phases=run.timings.seconds,
+            stages=run.timings.seconds,
             image_counts={
                 "frozen layers": plan.extracted,
                 **{phase.name: phase.epochs * len(phase.train.labels) for phase in plan.phases},

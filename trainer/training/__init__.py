@@ -3,18 +3,8 @@
 from trainer.training.distribution import Devices, connect_devices, name_lost_worker
 from trainer.training.fitting import Training
 from trainer.training.gate import check_gate, newest_version_metrics
-from trainer.training.loop import Epoch, Loop
-from trainer.training.metrics import (
-    Metrics,
-    Mistake,
-    SplitResult,
-    calibration_bins,
-    confusion_matrix,
-    expected_calibration_error,
-    measure_logits,
-    most_confident_mistakes,
-    per_class_metrics,
-)
+from trainer.training.loop import Epoch, Loop, best_epoch
+from trainer.training.metrics import Metrics, SplitResult, measure_logits
 from trainer.training.phases import Plan, plan_training, step_options
 from trainer.training.preflight import first_error, require_ready, run_checks
 from trainer.training.results import MeasuredSplit, measure_splits
@@ -30,25 +20,20 @@ __all__ = [
     "Loop",
     "MeasuredSplit",
     "Metrics",
-    "Mistake",
     "Plan",
     "RunDirectory",
     "SplitResult",
     "StepOptions",
     "Training",
-    "calibration_bins",
+    "best_epoch",
     "check_gate",
     "choose_run_id",
-    "confusion_matrix",
     "connect_devices",
-    "expected_calibration_error",
     "first_error",
     "measure_logits",
     "measure_splits",
-    "most_confident_mistakes",
     "name_lost_worker",
     "newest_version_metrics",
-    "per_class_metrics",
     "plan_training",
     "print_summary",
     "require_ready",

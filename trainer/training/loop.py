@@ -43,6 +43,15 @@ class Epoch:
         return other is None or (self.val_accuracy, -self.val_loss) > (other.val_accuracy, -other.val_loss)
 
 
+def best_epoch(history: Sequence[Epoch]) -> Epoch:
+    """Return the first epoch with the highest validation accuracy; ties go to the lowest validation loss.
+
+    Args:
+      history: at least one epoch.
+    """
+    return max(history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
     """What is trained on what.
