@@ -25,7 +25,7 @@ from tests.policy import name_of, violations
 from trainer import __main__ as cli
 from trainer import errors
 from trainer.cluster import config_map, model_config
-from trainer.commands import training
+from trainer.commands import settings
 from trainer.config import TrainConfig
 from trainer.export.warmup import warmup_batch_sizes
 
@@ -61,7 +61,7 @@ def settings_of_the_job() -> TrainConfig:
         assert arguments.config == Path("/config/train.toml")
         arguments.config = Path(directory) / arguments.config.name
         arguments.config.write_text(by_name("ConfigMap/classifier-training")["data"]["train.toml"])
-        return training.settings_of(arguments)
+        return settings.from_arguments(arguments)
 
 
 @pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])

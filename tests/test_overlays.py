@@ -25,8 +25,9 @@ import yaml
 from serving_client import Client, ServingError, Tls
 from tests.e2e import cluster
 from tests.policy import Document, name_of, pod_of, violations
-from trainer import config, run
+from trainer import run
 from trainer.cluster import pushing
+from trainer.commands import settings as job_settings
 from trainer.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +102,7 @@ def test_each_overlay_is_valid_and_so_are_its_settings(name: str, tmp_path: Path
     check(documents)
     settings = tmp_path / "train.toml"
     settings.write_text(one(documents, "ConfigMap/classifier-training")["data"]["train.toml"])
-    config.resolve({"data": Path("/data"), "model_dir": Path("/models")}, settings)
+    job_settings.resolve({"data": Path("/data"), "model_dir": Path("/models")}, settings)
 
 
 @pytest.mark.parametrize("names", [names for names in COMBINATIONS if len(names) > 1], ids="+".join)
