@@ -71,8 +71,10 @@ def combine(tmp_path_factory: pytest.TempPathFactory) -> Combine:
 
 
 def alone_and_together(name: str) -> pytest.MarkDecorator:
-    """Run a test on one component, and on all of them, so that none undoes what another adds."""
-    return pytest.mark.parametrize("names", [[name], COMPONENTS], ids=["alone", "together"])
+    """Run a test on one component and on all, in both orders, so that none undoes what another adds."""
+    return pytest.mark.parametrize(
+        "names", [[name], COMPONENTS, COMPONENTS[::-1]], ids=["alone", "together", "reversed"]
+    )
 
 
 @cache  # most objects are the same in all sets
