@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
     submit = add_command(commands, "submit", "start a training run on a cluster, from the manifests", _submit)
     add_overlay(submit)
     submit.add_argument(
-        "--workers", type=_at_least_1, metavar="N", help="nodes that train together (overlays/multi-node)"
+        "--workers", type=_at_least_1, metavar="N", help="nodes that train together (components/multi-node)"
     )
     submit.add_argument(
         "--set",

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Make a certificate authority, a certificate for TensorFlow Serving and one for its callers, for a year; print the
-# two Secrets that overlays/tls mounts:
-#   overlays/tls/make-secrets.sh NAMESPACE | kubectl apply -n NAMESPACE -f -
-# Whoever holds classifier-client-tls may ask the model.
+# Print the two Secrets that components/tls mounts: one for TensorFlow Serving and one for its callers. Their
+# certificates are valid for a year and come from a new certificate authority, whose key is not kept.
+#   components/tls/make-secrets.sh NAMESPACE | kubectl apply -n NAMESPACE -f -
+# Anyone who holds classifier-client-tls can call the model.
 set -euo pipefail
-namespace=${1:?"usage: overlays/tls/make-secrets.sh NAMESPACE"}
+namespace=${1:?"usage: components/tls/make-secrets.sh NAMESPACE"}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
@@ -25,7 +25,7 @@ done
 sign server serverAuth "$names"
 sign client clientAuth DNS:classifier-client
 
-# TensorFlow Serving wants the PEMs themselves, as a text proto.
+# TensorFlow Serving reads a text proto that contains the PEM files.
 text() { awk '{printf "%s\\n", $0}' "$1"; }
 cat > ssl.config <<CONFIG
 server_key: "$(text server.key)"
