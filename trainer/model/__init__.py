@@ -8,6 +8,7 @@ from trainer.model.backbones import (
     preprocess_input,
 )
 from trainer.model.classifier import (
+    Architecture,
     Classifier,
     Loss,
     build_backbone,
@@ -22,6 +23,7 @@ from trainer.model.classifier import (
 from trainer.model.folding import fold_batch_norm
 
 __all__ = [
+    "Architecture",
     "Backbone",
     "Classifier",
     "Loss",

@@ -8,14 +8,14 @@ outcome.json      once it is over: the version, or why there is none
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import datetime
 import fcntl
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,7 @@ from trainer.config import TrainConfig
 from trainer.data import Splits
 from trainer.errors import ConfigError, StorageError
 from trainer.runtime import storage
-
-_NOT_IDENTITY = frozenset(
-    {
-        *("run_id", "cache_dir", "keep_versions", "model_config", "gpus", "checkpoint_seconds"),
-        "warmup_batch_size",
-    }
-)
-"""Settings that may change between two starts of one run: they do not change what is trained."""
+from trainer.training.devices import Devices
 
 
 class RunDirectory:
@@ -106,7 +99,7 @@ class RunDirectory:
         changed = [
             f"{key} {before.get(key)} → {now[key]}"
             for key in now
-            if key not in _NOT_IDENTITY and before.get(key) != now[key]
+            if key in config.identity() and before.get(key) != now[key]
         ]
         raise ConfigError(
             f"--run-id {self.run_id} must go on with the settings and images that it began with. Received: "
@@ -114,11 +107,28 @@ class RunDirectory:
         )
 
 
+@contextlib.contextmanager
+def open_run(runs: Path, config: TrainConfig, splits: Splits, devices: Devices) -> Iterator[RunDirectory]:
+    """Begin a run or resume it. All workers agree on its name, and the chief holds its lock in the block.
+
+    Raises:
+      ConfigError: the run was started with other settings or on other images.
+      StorageError: another process trains it, or the directory cannot be written.
+    """
+    identity = run_identity(config, splits)
+    directory = RunDirectory(runs / devices.chief_text(lambda: choose_run_id(runs, config, identity)))
+    if devices.is_chief:
+        directory.begin(config, identity)
+    try:
+        yield directory
+    finally:
+        directory.release()
+
+
 def run_identity(config: TrainConfig, splits: Splits) -> str:
     """Return a hash of what decides the result of a run: settings and images."""
-    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_IDENTITY}
     images = {split: image_set.fingerprint for split, image_set in splits.items()}
-    text = json.dumps([settings, images], sort_keys=True, default=str)
+    text = json.dumps([config.identity(), images], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

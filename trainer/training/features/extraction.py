@@ -13,8 +13,9 @@ import numpy as np
 from trainer.data import ImageExamples
 from trainer.runtime import progress, storage
 from trainer.runtime.stopping import Stop
-from trainer.training.distribution import Devices, Forward
+from trainer.training.devices import Devices
 from trainer.training.features.cache import FeatureCache, FeatureExamples, example_keys
+from trainer.training.forward import Forward
 
 _PROBED_SIZES = (8, 16, 32, 64)
 _PROBED_IMAGES = 64
@@ -77,7 +78,7 @@ class Extraction:
             storage.check_space(cache.directory, len(wanted) * cache.row_bytes, "The feature cache")
         # Every worker has looked before any adds to what there is, so that all deal out the same images.
         self._devices.wait_for_all(f"{len(wanted)} images to compute")
-        mine = self._devices.share(wanted)
+        mine = self._devices.worker_shard(wanted)
         with progress.bar(f"frozen layers, {description}", len(mine)) as advance:
             self._compute(examples, keys, mine, caches, advance)
         self._devices.wait_for_all()

@@ -58,8 +58,8 @@ class Trial:
         return {key: getattr(self, key) for key in ("learning_rate", "hidden_units", "dropout")}
 
     @property
-    def in_words(self) -> str:
-        """How good it was."""
+    def outcome(self) -> str:
+        """Its figures in words, or why there are none."""
         if self.val_accuracy is None:
             return self.note
         correct = f"{self.correct} of {self.count}"
