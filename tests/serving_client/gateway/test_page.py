@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from serving_client import Client
+from tests.serving_client.gateway.conftest import pictures
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCREENSHOTS = Path(__file__).parents[3] / "build" / "page"
@@ -52,17 +53,13 @@ def page(browser: Browser, gateway: str, request: pytest.FixtureRequest) -> Iter
     assert all(url.startswith((gateway, "blob:", "data:")) for url in asked), asked
 
 
-def pictures(image_tree: Path) -> list[Path]:
-    return sorted(image_tree.glob("test/*/000.jpg"))[:2]
-
-
 def drop(page: Page, paths: list[Path]) -> None:
     files = [{"name": path.name, "content": base64.b64encode(path.read_bytes()).decode()} for path in paths]
     page.evaluate(DROP, [files])
 
 
 def test_two_pictures_are_dropped_and_get_their_labels(page: Page, client: Client, image_tree: Path) -> None:
-    paths = pictures(image_tree)
+    paths = pictures(image_tree)[:2]
     drop(page, paths)
     expect(page.locator(".result .scores li:first-child")).to_have_count(2)
     # The last one that was dropped stands first.
@@ -95,7 +92,7 @@ def test_the_keyboard_is_enough(page: Page, image_tree: Path) -> None:
     assert page.evaluate("document.activeElement.id") == "files"
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
-    chooser.value.set_files(pictures(image_tree))
+    chooser.value.set_files(pictures(image_tree)[:2])
     expect(page.locator(".result .scores li:first-child")).to_have_count(2)
 
 
@@ -104,13 +101,13 @@ def test_a_file_that_is_no_picture_says_so_and_the_others_are_answered(
 ) -> None:
     notes = tmp_path / "<b>notes.jpg"
     notes.write_text("no image")
-    page.set_input_files("#files", [*pictures(image_tree), notes])
+    page.set_input_files("#files", [*pictures(image_tree)[:2], notes])
     expect(page.locator(".error")).to_contain_text("cannot be decoded")
     expect(page.locator(".result h3").first).to_have_text("<b>notes.jpg")
     expect(page.locator(".result .scores li:first-child")).to_have_count(2)
 
 
 def test_nothing_is_wider_than_the_window(page: Page, image_tree: Path) -> None:
-    drop(page, pictures(image_tree))
+    drop(page, pictures(image_tree)[:2])
     expect(page.locator(".result .scores li:first-child")).to_have_count(2)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
