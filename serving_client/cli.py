@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from serving_client import commands, flags
+from serving_client import commands
 from serving_client.errors import ServingError
+from serving_client.flags import add_server_flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,27 +42,23 @@ def build_parser() -> argparse.ArgumentParser:
         description="Call an image classifier on TensorFlow Serving.",
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    server = flags.server_parser()
-    _add_classify(subparsers, server)
-    describe = subparsers.add_parser(
-        "describe", parents=[server], help="print the model card: labels, input, metrics"
-    )
+    _add_classify(subparsers)
+    describe = subparsers.add_parser("describe", help="print the model card: labels, input, metrics")
+    add_server_flags(describe)
     describe.add_argument("--json", action="store_true", help="print the whole model card as JSON")
     describe.set_defaults(run=commands.describe)
-    status = subparsers.add_parser(
-        "status", parents=[server], help="print the state of each model version on the server"
-    )
+    status = subparsers.add_parser("status", help="print the state of each model version on the server")
+    add_server_flags(status)
     status.add_argument("--json", action="store_true", help="print one JSON object per version and line")
     status.set_defaults(run=commands.status)
-    _add_bench(subparsers, server)
-    _add_gateway(subparsers, server)
+    _add_bench(subparsers)
+    _add_gateway(subparsers)
     return parser
 
 
-def _add_classify(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], server: argparse.ArgumentParser
-) -> None:
-    classify = subparsers.add_parser("classify", parents=[server], help="print the labels of images")
+def _add_classify(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    classify = subparsers.add_parser("classify", help="print the labels of images")
+    add_server_flags(classify)
     classify.add_argument(
         "images",
         nargs="+",
@@ -81,12 +78,11 @@ def _add_classify(
     classify.set_defaults(run=commands.classify)
 
 
-def _add_bench(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], server: argparse.ArgumentParser
-) -> None:
+def _add_bench(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     bench = subparsers.add_parser(
-        "bench", parents=[server], help="measure the server's throughput and latency for both request types"
+        "bench", help="measure the server's throughput and latency for both request types"
     )
+    add_server_flags(bench)
     bench.add_argument("image", nargs="?", metavar="IMAGE", help="file to send (default: noise)")
     bench.add_argument(
         "--requests", type=_at_least_1, default=200, help="calls per request type (default: 200)"
@@ -97,12 +93,9 @@ def _add_bench(
     bench.set_defaults(run=commands.bench)
 
 
-def _add_gateway(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], server: argparse.ArgumentParser
-) -> None:
-    gateway = subparsers.add_parser(
-        "gateway", parents=[server], help="serve an HTTP API and a web page (extra `gateway`)"
-    )
+def _add_gateway(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    gateway = subparsers.add_parser("gateway", help="serve an HTTP API and a web page (extra `gateway`)")
+    add_server_flags(gateway)
     http = gateway.add_argument_group("HTTP")
     http.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     http.add_argument("--port", type=int, default=8080, help="port to listen on (default: 8080)")

@@ -8,9 +8,8 @@ from typing import Any
 from serving_client.channel import DEFAULT_TIMEOUT_S, Tls
 
 
-def server_parser() -> argparse.ArgumentParser:
-    """Return the parent parser with the flags that all commands share."""
-    parser = argparse.ArgumentParser(add_help=False)
+def add_server_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that all commands share."""
     server = parser.add_argument_group("server and model")
     server.add_argument(
         "--server",
@@ -39,7 +38,6 @@ def server_parser() -> argparse.ArgumentParser:
     tls.add_argument("--certificate-chain", metavar="PEM", help="this client's certificate, for mutual TLS")
     tls.add_argument("--private-key", metavar="PEM", help="this client's private key, for mutual TLS")
     tls.add_argument("--server-name", help="name in the server's certificate, if it differs from the address")
-    return parser
 
 
 def client_options(arguments: argparse.Namespace) -> dict[str, Any]:

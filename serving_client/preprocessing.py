@@ -146,7 +146,7 @@ def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
     try:
         return Path(image).read_bytes()
     except OSError as error:
-        raise ImageError(f"{image}: cannot be read: {error.strerror}.") from error
+        raise ImageError(f"{image}: cannot be read: {error.strerror}. Check the path.") from error
 
 
 def _decode_bytes(data: bytes, name: str) -> Image.Image:
@@ -163,7 +163,8 @@ def _decode_bytes(data: bytes, name: str) -> Image.Image:
         # For an unknown format, Pillow's message holds the BytesIO's address, which helps nobody.
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ImageError(
-            f"{name}: cannot be decoded as {', '.join(FORMATS)} ({len(data)} bytes: {reason})."
+            f"{name}: cannot be decoded. Expected: JPEG, PNG, BMP or GIF. "
+            f"Received: {len(data)} bytes ({reason})."
         ) from error
 
 
