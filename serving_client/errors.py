@@ -1,7 +1,7 @@
 """The client's exceptions, all derived from `ServingError`.
 
 `codec.error_for_status` turns a gRPC status into one of them. Every message says what failed, what was
-received and what to do next.
+received and what to do.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ class ServingError(Exception):
 class ImageError(ServingError):
     """An image cannot be read or decoded. The message names the image.
 
-    The client raises it before it sends anything, so no gRPC code stands for it. Replace the file, or save it
-    as PNG.
+    The client raises it when it decodes the image, or when the model reports that it could not. No gRPC code
+    stands for it. Replace the file, or save it as PNG.
     """
 
 

@@ -90,11 +90,11 @@ def test_prints_the_answers_that_came_before_the_server_went_away(
     monkeypatch.setattr(Protocol, "batch_size", two_images)
     monkeypatch.setattr("serving_client.client.STREAM_BATCHES", 1)
     send = Client.send
-    asked: list[int] = []
+    calls: list[Call] = []
 
     def goes_away(client: Client, call: Call) -> bytes:
-        asked.append(1)
-        if len(asked) == 3:  # the card, two images, two images
+        calls.append(call)
+        if len(calls) == 3:  # the card, two images, two images
             raise ServerUnavailable("gone")
         return send(client, call)
 
