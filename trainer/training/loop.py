@@ -45,7 +45,7 @@ class Epoch:
 
 
 def best_epoch(history: Sequence[Epoch]) -> Epoch:
-    """Return the epoch with the highest validation accuracy; of equals that of lowest loss, then the first."""
+    """Return the epoch of highest validation accuracy; of equals, of lowest loss; of equals, the first."""
     return max(history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
 
 

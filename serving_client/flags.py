@@ -1,16 +1,15 @@
-"""Which server and model a command asks, and how: flags → arguments of the clients."""
+"""The flags that select a server and a model, and the client options they stand for."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from serving_client.channel import Tls
+from serving_client.channel import DEFAULT_TIMEOUT_S, Tls
 
 
-def flags() -> argparse.ArgumentParser:
-    """Return a parent for the parsers of all commands that ask a server."""
-    parser = argparse.ArgumentParser(add_help=False)
+def add_server_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that all commands share."""
     server = parser.add_argument_group("server and model")
     server.add_argument(
         "--server",
@@ -21,24 +20,28 @@ def flags() -> argparse.ArgumentParser:
     server.add_argument("--model", required=True, help="name of the model on the server")
     which = server.add_mutually_exclusive_group()
     which.add_argument("--version", type=int, help="number of the model version (default: the newest)")
-    which.add_argument("--label", help="label that the server has for a version, such as stable or canary")
+    which.add_argument("--label", help="version label on the server, such as stable or canary")
     server.add_argument(
-        "--timeout-s", type=float, default=10.0, help="deadline of each call in seconds (default: 10)"
+        "--timeout-s",
+        type=float,
+        default=DEFAULT_TIMEOUT_S,
+        help=f"deadline of each call in seconds (default: {DEFAULT_TIMEOUT_S:g})",
     )
     server.add_argument(
-        "--wait", action="store_true", help="within the deadline, wait for a server that is starting"
+        "--wait", action="store_true", help="wait for a server that is starting, within the deadline"
     )
     tls = parser.add_argument_group("TLS")
-    tls.add_argument("--tls", action="store_true", help="use TLS; given by each of the flags below")
-    tls.add_argument("--root-certificates", metavar="PEM", help="whom the server's certificate must be from")
+    tls.add_argument("--tls", action="store_true", help="use TLS; each of the flags below implies it")
+    tls.add_argument(
+        "--root-certificates", metavar="PEM", help="authorities that may sign the server's certificate"
+    )
     tls.add_argument("--certificate-chain", metavar="PEM", help="this client's certificate, for mutual TLS")
-    tls.add_argument("--private-key", metavar="PEM", help="its key")
-    tls.add_argument("--server-name", help="name in the server's certificate, if it is not the address")
-    return parser
+    tls.add_argument("--private-key", metavar="PEM", help="this client's private key, for mutual TLS")
+    tls.add_argument("--server-name", help="name in the server's certificate, if it differs from the address")
 
 
-def of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what they say, as the keyword arguments of `Client` and `AsyncClient`."""
+def client_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the parsed flags as keyword arguments for `Client` and `AsyncClient`."""
     return {
         "server": arguments.server,
         "model": arguments.model,

@@ -1,9 +1,10 @@
-"""What the gateway tells of each request: one line of JSON, Prometheus metrics, OpenTelemetry spans."""
+"""Telemetry of each request: one JSON log line, Prometheus metrics and OpenTelemetry spans."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import sys
 import time
@@ -16,7 +17,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Asked every few seconds by machines.
+# Kubernetes and Prometheus ask for these every few seconds. They are not logged unless they fail.
 _PROBES = ("/healthz", "/readyz", "/metrics")
 _REQUEST_ID = re.compile(r"[\w.:/=+-]{1,128}", re.ASCII)
 
@@ -24,29 +25,31 @@ _log = logging.getLogger(__name__)
 
 
 class Metrics:
-    """Of one gateway."""
+    """The Prometheus metrics of one gateway."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.seconds = Histogram(
             "gateway_request_seconds",
-            "Time from the request's head to the answer's end",
+            "Seconds from the request's header to the end of the answer",
             ["method", "path", "status"],
             registry=self.registry,
         )
-        self.active = Gauge("gateway_requests_active", "Read or waiting", registry=self.registry)
+        self.active = Gauge(
+            "gateway_requests_active", "Requests that are waiting or being answered", registry=self.registry
+        )
         self.images = Counter("gateway_images", "Images by outcome", ["outcome"], registry=self.registry)
 
 
-class Observed:
-    """ASGI: gives each request an id, counts it, and logs it when it is answered."""
+class RequestTelemetry:
+    """ASGI middleware: gives each request an id, measures it, and logs it once it is answered."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on; its id is the caller's X-Request-ID, if that can be one."""
+        """Pass the request on. Its id is the caller's X-Request-ID, or a new one if that is not valid."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -66,7 +69,7 @@ class Observed:
         finally:
             self._metrics.active.dec()
             seconds = time.perf_counter() - started
-            # Not the path as it came: each label's every value is kept for ever.
+            # The route, not the requested path: Prometheus keeps every label value for ever.
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.seconds.labels(scope["method"], route, status).observe(seconds)
             if scope["path"] not in _PROBES or status >= 400:
@@ -89,33 +92,55 @@ def _request_id(scope: Scope) -> str:
 
 
 def configure_logging() -> None:
-    """Write every log record as one JSON object on stderr, those of uvicorn too."""
+    """Log to stderr, one JSON object per record, including uvicorn's records."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         JsonFormatter(
             "{asctime}{levelname}{name}{message}",
             style="{",
-            reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, for terminals
+            reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn adds it for terminals
             rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
         )
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def trace(app: FastAPI) -> bool:
-    """Make spans of requests and of the gRPC calls within them, if OpenTelemetry is installed.
+def instrument(app: FastAPI) -> bool:
+    """Trace requests and their gRPC calls, if the extra `tracing` is installed.
 
-    To be called before a channel is opened. Where spans go, OTEL_EXPORTER_OTLP_ENDPOINT and
-    OpenTelemetry's other variables say.
+    Call it before a channel is opened. OTEL_EXPORTER_OTLP_ENDPOINT says where spans are sent; without it,
+    none are sent.
 
     Returns:
-      Whether it is installed.
+      Whether the extra is installed.
     """
     with contextlib.suppress(ModuleNotFoundError):
         if find_spec("opentelemetry.instrumentation.fastapi"):
-            from serving_client.gateway import tracing
-
-            tracing.instrument(app, _PROBES)
+            _send_spans()
+            _instrument(app)
             return True
     return False
+
+
+def _send_spans() -> None:
+    from opentelemetry import trace
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if any(os.environ.get(name) for name in endpoints):
+        provider = TracerProvider(resource=Resource.create({"service.name": "image-classifier-gateway"}))
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        trace.set_tracer_provider(provider)
+
+
+def _instrument(app: FastAPI) -> None:
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+    from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorClient
+
+    FastAPIInstrumentor.instrument_app(app, excluded_urls=",".join(_PROBES))
+    client = GrpcAioInstrumentorClient()  # type: ignore[no-untyped-call]  # it has no types
+    if not client.is_instrumented_by_opentelemetry:
+        client.instrument()

@@ -1,4 +1,7 @@
-"""The model card: what an exported model says of itself, and all that a client needs to know."""
+"""The model card: the JSON in which an exported model describes its labels, input and training.
+
+The trainer writes the card; the signature `describe` returns it.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ SCHEMA_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-    """One version's card.
+    """The card of one model version.
 
     Attributes:
       name: the model's name when it was published.
-      version: the number that it is served under, at least 1.
+      version: the number under which the server has it, at least 1.
       labels: class names in the order of the outputs.
       input: size and preprocessing of images.
-      raw: the whole card as it was published: backbone, data, metrics, config, packages, ...
+      raw: the whole card as published: backbone, data, metrics, config, packages, ...
     """
 
     name: str
@@ -33,25 +36,25 @@ class ModelCard:
     raw: Mapping[str, Any]
 
 
-def parse(text: bytes) -> ModelCard:
-    """Read the JSON that the signature `describe` returns.
+def parse_model_card(text: bytes) -> ModelCard:
+    """Parse the JSON that the signature `describe` returns.
 
     Raises:
-      ServerError: it is no card, or one of a schema that this client does not know.
+      ServerError: the text is not a model card, or this client does not support its schema or its input.
     """
     try:
         raw = json.loads(text)
         if raw["schema_version"] != SCHEMA_VERSION:
             raise ServerError(
-                f"The model card has schema_version {raw['schema_version']}, and this client reads "
-                f"{SCHEMA_VERSION}. Install the client that belongs to the trainer."
+                f"This client reads model cards of schema_version {SCHEMA_VERSION}. "
+                f"Received: {raw['schema_version']}. Install the client of the trainer's release."
             )
         spec = raw["input"]
         known = spec["preprocessing"] in MODES and spec["resize_filter"] in resizing.FILTERS
         if not known or spec["channels"] != "RGB":
             raise ServerError(
-                f"The model card asks for an input that this client cannot make: {spec}. "
-                "Install the client that belongs to the trainer."
+                f"This client cannot produce the input that the model card requires. Received: {spec}. "
+                "Install the client of the trainer's release."
             )
         return ModelCard(
             name=raw["name"],
@@ -64,6 +67,6 @@ def parse(text: bytes) -> ModelCard:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ServerError(
-            f"The server's answer to 'describe' is no model card ({error!r}). Was this model published "
-            "by `python -m trainer`?"
+            f"'describe' must return a model card. Received something else ({error!r}). Check that "
+            "`python -m trainer` published this model."
         ) from error

@@ -1,4 +1,4 @@
-"""Several servers behind one name, as a headless Service names its pods."""
+"""Several servers behind one DNS name, like the pods behind a headless Service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from serving_client import Client
-from tests.serving_client import answering
+from tests.serving_client import fake_model_server
 
 ROW = np.zeros((1, 96, 96, 3), np.float32)
 _A = 1
@@ -53,12 +53,14 @@ def shares(servers: list[str]) -> dict[str, float]:
 
 def test_5000_calls_while_one_of_three_servers_is_killed_and_one_is_added() -> None:
     addresses = [f"127.0.0.{number}" for number in (2, 3, 4, 5)]
-    port = answering.free_port()
+    port = fake_model_server.free_port()
     names = NameServer(addresses[:3])
     name = f"dns://127.0.0.1:{names.port}/serving.example:{port}"
     answered: list[str] = []
     with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(answering.running(f"{address}:{port}")) for address in addresses[:3]]
+        processes = [
+            stack.enter_context(fake_model_server.running(f"{address}:{port}")) for address in addresses[:3]
+        ]
         client = stack.enter_context(Client(name, model="m"))
         client.describe()
 
@@ -71,16 +73,16 @@ def test_5000_calls_while_one_of_three_servers_is_killed_and_one_is_added() -> N
             calls = [pool.submit(call, number) for number in range(4000)]
             while len(answered) < 2000:
                 time.sleep(0.001)
-            processes[0].kill()  # in the middle of calls; its address is still in the name's
+            processes[0].kill()  # in the middle of calls; DNS still lists its address
             while len(answered) < 3000:
                 time.sleep(0.001)
-            stack.enter_context(answering.running(f"{addresses[3]}:{port}"))
+            stack.enter_context(fake_model_server.running(f"{addresses[3]}:{port}"))
             names.addresses = addresses[1:]
             for future in calls:
                 future.result()  # no call has failed
             deadline = time.monotonic() + 20
             while f"{addresses[3]}:{port}" not in answered[-50:]:
-                assert time.monotonic() < deadline, "the server that was added is never asked"
+                assert time.monotonic() < deadline, "the added server gets no calls"
                 call(0)
             after_start = len(answered)
             list(pool.map(call, range(1000)))

@@ -1,4 +1,4 @@
-"""How quickly a server answers, seen from here."""
+"""Measure a server's throughput and latency as this client sees them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from serving_client.errors import ServingError
 from serving_client.preprocessing import ImageInput
 from serving_client.protocol import Call, Via
 
-_WARM_UP = 2
+_WARM_UP_CALLS = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures:
-    """Of one way of sending. Latencies are those of answered calls, in milliseconds."""
+class Throughput:
+    """The figures of one request type. Latencies are those of successful calls, in milliseconds."""
 
     via: Via
     requests_per_s: float
@@ -39,37 +39,37 @@ class Figures:
 
 def measure(
     client: Client, image: ImageInput | None, *, requests: int, concurrency: int, batch: int
-) -> list[Figures]:
-    """Send the same request again and again, in both ways, from `concurrency` threads.
+) -> list[Throughput]:
+    """Send the same request again and again from `concurrency` threads, for each request type in turn.
 
-    Requests are made beforehand: it is the server that is measured, and the way to it.
+    The requests are encoded beforehand, so that only the server and the network are measured.
 
     Args:
-      image: None: noise of the model's size.
-      batch: images in a request.
+      image: the image to send; None sends noise of the model's size.
+      batch: images per request.
     Raises:
-      ServingError: the server is not there, or not even one call succeeds.
+      ServingError: every call of one request type failed.
     """
     card = client.describe()
     if image is None:
         image = np.random.default_rng(0).integers(0, 256, card.input.shape, dtype=np.uint8)
     row = preprocessing.preprocess(image, card.input)
-    inputs = {
-        "images": codec.predict_request(
+    requests_by_type = {
+        "images": codec.encode_predict_request(
             client.model, "serving_default", {"images": np.stack([row] * batch)}, card.version
         ),
-        "encoded": codec.predict_request(
-            client.model, "encoded_images", {"encoded": [_file(image)] * batch}, card.version
+        "encoded": codec.encode_predict_request(
+            client.model, "encoded_images", {"encoded": [_encode(image)] * batch}, card.version
         ),
     }
     return [
-        _measure(client, via, Call(wire.PREDICT, inputs[via]), requests, concurrency, batch)
+        _measure(client, via, Call(wire.PREDICT, requests_by_type[via]), requests, concurrency, batch)
         for via in get_args(Via)
     ]
 
 
-def _file(image: ImageInput) -> bytes:
-    """Return a file's own bytes, a JPEG of anything else."""
+def _encode(image: ImageInput) -> bytes:
+    """Return a file's own bytes, or a JPEG of an array."""
     if isinstance(image, np.ndarray):
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="JPEG")
@@ -77,18 +77,18 @@ def _file(image: ImageInput) -> bytes:
     return preprocessing.encode(image)
 
 
-def _measure(client: Client, via: Via, call: Call, requests: int, concurrency: int, batch: int) -> Figures:
-    for _ in range(_WARM_UP):
+def _measure(client: Client, via: Via, call: Call, requests: int, concurrency: int, batch: int) -> Throughput:
+    for _ in range(_WARM_UP_CALLS):
         client.send(call)
-    latencies: list[float] = []
+    latencies_s: list[float] = []
     failures: list[ServingError] = []
-    left = iter(range(requests))
+    remaining = iter(range(requests))
     lock = threading.Lock()
 
-    def send() -> None:
+    def send_remaining() -> None:
         while True:
             with lock:
-                if next(left, None) is None:
+                if next(remaining, None) is None:
                     return
             started = time.perf_counter()
             try:
@@ -96,26 +96,26 @@ def _measure(client: Client, via: Via, call: Call, requests: int, concurrency: i
             except ServingError as error:
                 failures.append(error)
             else:
-                latencies.append(time.perf_counter() - started)
+                latencies_s.append(time.perf_counter() - started)
 
     with ThreadPoolExecutor(concurrency) as pool:
         started = time.perf_counter()
-        for done in [pool.submit(send) for _ in repeat(None, concurrency)]:
+        for done in [pool.submit(send_remaining) for _ in repeat(None, concurrency)]:
             done.result()
         seconds = time.perf_counter() - started
-    if not latencies:
+    if not latencies_s:
         raise failures[0]
-    p50, p95, p99 = (float(value) * 1e3 for value in np.percentile(latencies, (50, 95, 99)))
-    rate = len(latencies) / seconds
-    first = str(failures[0]) if failures else ""
-    return Figures(via, rate, rate * batch, p50, p95, p99, len(failures), first)
+    p50, p95, p99 = (float(value) * 1e3 for value in np.percentile(latencies_s, (50, 95, 99)))
+    rate = len(latencies_s) / seconds
+    first_failure = str(failures[0]) if failures else ""
+    return Throughput(via, rate, rate * batch, p50, p95, p99, len(failures), first_failure)
 
 
-def rows(figures: Sequence[Figures]) -> list[tuple[str, ...]]:
-    """Return a table's cells, its heading first."""
-    head = ("via", "requests/s", "images/s", "p50 ms", "p95 ms", "p99 ms", "failed")
+def table_rows(measured: Sequence[Throughput]) -> list[tuple[str, ...]]:
+    """Return the cells of a table, header first."""
+    header = ("via", "requests/s", "images/s", "p50 ms", "p95 ms", "p99 ms", "failed")
     return [
-        head,
+        header,
         *(
             (
                 one.via,
@@ -123,6 +123,6 @@ def rows(figures: Sequence[Figures]) -> list[tuple[str, ...]]:
                 *(f"{value:.1f}" for value in (one.p50_ms, one.p95_ms, one.p99_ms)),
                 str(one.failed),
             )
-            for one in figures
+            for one in measured
         ),
     ]
