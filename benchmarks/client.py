@@ -103,7 +103,7 @@ def call_overhead(picture: Path) -> dict[str, float]:
     with answering() as address, Client(address, model="m") as client:
         spec = client.describe().input
         row = preprocessing.preprocess(picture, spec)[np.newaxis]
-        request = codec.predict_request("m", "serving_default", {"images": row})
+        request = codec.encode_predict_request("m", "serving_default", {"images": row})
         bare = Call(wire.PREDICT, request)
         whole, parts = in_turns(
             300,
@@ -132,7 +132,7 @@ def request_build() -> dict[str, float]:
 
     ours_s, tensor_s, theirs_s = in_turns(
         15,
-        lambda: codec.predict_request("m", "serving_default", {"images": batch}),
+        lambda: codec.encode_predict_request("m", "serving_default", {"images": batch}),
         lambda: tf.make_tensor_proto(batch),
         theirs,
     )
@@ -173,7 +173,7 @@ def jpeg_to_request(files: Sequence[Path]) -> dict[str, float]:
     def one_thread() -> None:
         for batch in batches:
             rows = np.stack([preprocessing.preprocess(file, spec) for file in batch])
-            codec.predict_request("m", "serving_default", {"images": rows})
+            codec.encode_predict_request("m", "serving_default", {"images": rows})
 
     with Client("localhost:1", model="m") as client:
         ours = streaming(client, spec, files)
@@ -264,7 +264,7 @@ def in_turns(rounds: int, *functions: Callable[[], object]) -> list[float]:
 def answering() -> Iterator[str]:
     """Run a server that answers at once, in a process of its own; yield its address."""
     address = "127.0.0.1:18599"
-    argv = [sys.executable, "-m", "tests.serving_client.answering", address]
+    argv = [sys.executable, "-m", "tests.serving_client.fake_model_server", address]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
             assert process.stdout and process.stdout.readline() == "ready\n"

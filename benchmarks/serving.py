@@ -126,8 +126,8 @@ def requests_for(picture: Path) -> Requests:
     spec = InputSpec(IMAGE_SIZE_PX, IMAGE_SIZE_PX, "tf")
     row = preprocessing.preprocess(picture, spec)[np.newaxis]
     return {
-        "images": codec.predict_request("m", "serving_default", {"images": row}),
-        "encoded": codec.predict_request("m", "encoded_images", {"encoded": [picture.read_bytes()]}),
+        "images": codec.encode_predict_request("m", "serving_default", {"images": row}),
+        "encoded": codec.encode_predict_request("m", "encoded_images", {"encoded": [picture.read_bytes()]}),
     }
 
 

@@ -18,7 +18,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from local_server import cli as server_cli
 from local_server import configuration
 from serving_client import cli as client_cli
-from serving_client.gateway import app, command
+from serving_client.gateway import app, server
 from tests.kubernetes_objects import (
     BASE,
     BASE_FILES,
@@ -183,8 +183,8 @@ def test_the_gateway_calls_all_serving_pods_for_the_served_model() -> None:
     assert ports(GATEWAY) == {"http": arguments.port}
     for probe in ("readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"]["port"] == "http"
-    assert container["readinessProbe"]["timeoutSeconds"] > app._READY_TIMEOUT_S
-    before, ours = container["lifecycle"]["preStop"]["sleep"]["seconds"], command._DRAIN_S
+    assert container["readinessProbe"]["timeoutSeconds"] > app.READY_TIMEOUT_S
+    before, ours = container["lifecycle"]["preStop"]["sleep"]["seconds"], server.DRAIN_TIMEOUT_S
     assert GATEWAY["terminationGracePeriodSeconds"] > before + ours
 
 

@@ -47,7 +47,7 @@ class Load:
             response_deserializer=wire.PredictResponse.FromString,
         )
         inputs = {"images": np.zeros((1, 2), np.float32)}
-        request = codec.predict_request("m", "serving_default", inputs, label or None)
+        request = codec.encode_predict_request("m", "serving_default", inputs, label or None)
         while not self.enough:
             began = time.monotonic()
             try:
@@ -55,7 +55,7 @@ class Load:
             except grpc.RpcError as error:
                 self.failures.append(error)
                 continue
-            value = float(codec.outputs_of(response)["probabilities"][0, 0])
+            value = float(codec.decode_outputs(response)["probabilities"][0, 0])
             version = response.model_spec.version.value
             self.answers.append(Answer(label, began, time.monotonic(), version, value))
 
