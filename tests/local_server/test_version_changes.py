@@ -1,26 +1,120 @@
-"""Versions are published, promoted and rolled back under load, and no call notices."""
+"""Versions are published, promoted and rolled back on a running server, also under load."""
 
 import dataclasses
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
 from serving_client import codec, wire
-from tests.local_server.programs import running
-from tests.local_server.test_both_servers import BATCHING, MODELS, PROGRAMS, until
-from tests.local_server.test_predict import calls_of
-from tests.local_server.test_versions import publish
+from tests.local_server.programs import POLL_S, PROGRAMS, running
+from tests.local_server.sample_requests import PredictCall, calls_of
+from tests.local_server.tiny_versions import publish
 from trainer import model_config
 from trainer.config_store import ConfigFile
 
-REQUESTS = 10_000
 CALLERS = 16
+# Each test changes the versions and labels of a model of its own. All start with version 1.
+MODELS = ["states", "short", "long"]
+MODEL = """config {{ name: "{name}" base_path: "{base_path}" model_platform: "tensorflow"
+  model_version_policy {{ all {{}} }} version_labels {{ key: "stable" value: 1 }} }}
+"""
+BATCHING = """
+max_batch_size { value: 32 } batch_timeout_micros { value: 1000 }
+max_enqueued_batches { value: 100 } num_batch_threads { value: 2 }
+allowed_batch_sizes: 32
+"""
+ROW = {"images": np.zeros((1, 2), np.float32)}
+State = get_model_status_pb2.ModelVersionStatus
+
+
+@dataclasses.dataclass(frozen=True)
+class RunningServer:
+    program: str
+    directory: Path
+    channel: grpc.Channel
+
+    @property
+    def predict(self) -> PredictCall:
+        return calls_of(self.channel)
+
+    def publish(self, model: str, version: int) -> None:
+        publish(self.directory / model, version)
+
+    def promote(self, model: str, version: int) -> None:
+        self._edit(lambda text: model_config.promote(text, model, "stable", version, "the file"))
+
+    def roll_back(self, model: str) -> None:
+        self._edit(lambda text: model_config.roll_back(text, model, "stable", "the file")[0])
+
+    def _edit(self, change: Callable[[str], str]) -> None:
+        ConfigFile(self.directory / "models.config").edit(change)
+
+    def answering_version(self, model: str, **which: Any) -> int:
+        return int(self.predict(ROW, name=model, **which).model_spec.version.value)
+
+    def states(self, model: str) -> list[tuple[int, int]]:
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = model
+        stub = model_service_pb2_grpc.ModelServiceStub(self.channel)
+        response = stub.GetModelStatus(request, timeout=10)
+        return [(status.version, status.state) for status in response.model_version_status]
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
+    directory = tmp_path_factory.mktemp("versions")
+    for name in MODELS:
+        publish(directory / name, 1)
+    models = "".join(MODEL.format(name=name, base_path=directory / name) for name in MODELS)
+    (directory / "models.config").write_text(f"model_config_list {{\n{models}}}\n")
+    (directory / "batching.config").write_text(BATCHING)
+    flags = [
+        f"--model_config_file={directory / 'models.config'}",
+        f"--model_config_file_poll_wait_seconds={POLL_S[request.param]}",
+        "--allow_version_labels_for_unavailable_models=true",
+        "--enable_batching=true",
+        f"--batching_parameters_file={directory / 'batching.config'}",
+    ]
+    with running(request.param, directory, flags) as address, grpc.insecure_channel(address) as channel:
+        yield RunningServer(request.param, directory, channel)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_labels_move_between_loaded_versions_only(server: RunningServer) -> None:
+    stable = functools.partial(server.answering_version, "states", label="stable")
+    assert server.states("states") == [(1, State.AVAILABLE)]
+    assert stable() == 1
+    server.publish("states", 2)
+    wait_until(lambda: server.states("states") == [(2, State.AVAILABLE), (1, State.AVAILABLE)])
+    assert server.answering_version("states") == 2
+    assert server.answering_version("states", version=1) == 1
+    assert stable() == 1
+    server.promote("states", 2)
+    wait_until(lambda: stable() == 2)
+    server.roll_back("states")
+    wait_until(lambda: stable() == 1)
+    config = server.directory / "models.config"
+    valid = config.read_text()
+    server.promote("states", 9)
+    time.sleep(3 * POLL_S[server.program])
+    assert stable() == 1
+    config.write_text(valid)  # one invalid label makes a server reject the changes of all models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,21 +128,21 @@ class Answer:
 
 @dataclasses.dataclass
 class Load:
-    """Callers of which half asks for `stable` and half for the newest version."""
+    """Callers in threads. Half of them ask for `stable`, half for the newest version."""
 
+    model: str
     channel: grpc.Channel
     answers: list[Answer] = dataclasses.field(default_factory=list)
     failures: list[grpc.RpcError] = dataclasses.field(default_factory=list)
-    enough: bool = False
+    stopped: bool = False
 
     def call(self, label: str) -> None:
         predict = self.channel.unary_unary(
             wire.PREDICT,
             response_deserializer=wire.PredictResponse.FromString,
         )
-        inputs = {"images": np.zeros((1, 2), np.float32)}
-        request = codec.predict_request("m", "serving_default", inputs, label or None)
-        while not self.enough:
+        request = codec.predict_request(self.model, "serving_default", ROW, label or None)
+        while not self.stopped:
             began = time.monotonic()
             try:
                 response = predict(request, timeout=30)
@@ -60,77 +154,61 @@ class Load:
             self.answers.append(Answer(label, began, time.monotonic(), version, value))
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_ten_thousand_calls_while_versions_come_are_promoted_and_rolled_back(
-    program: str, tmp_path: Path
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """A version became the answer for a label, at some moment between these two times."""
+
+    label: str
+    version: int
+    began: float
+    seen: float
+
+
+@pytest.mark.parametrize(
+    ("model", "calls"), [("short", 500), pytest.param("long", 10_000, marks=pytest.mark.soak)]
+)
+def test_no_call_fails_or_gets_a_wrong_version_while_versions_change(
+    server: RunningServer, model: str, calls: int
 ) -> None:
-    base_path = tmp_path / "m"
-    base_path.mkdir()
-    publish(base_path, 1)
-    config = tmp_path / "models.config"
-    config.write_text(MODELS.format(base_path=base_path))
-    batching = tmp_path / "batching.config"
-    batching.write_text(BATCHING.format(largest=32, sizes="32").replace("20000", "1000"))
-    flags = [
-        f"--model_config_file={config}",
-        "--model_config_file_poll_wait_seconds=1",
-        "--allow_version_labels_for_unavailable_models=true",
-        "--grpc_max_threads=64",
-        "--enable_batching=true",
-        f"--batching_parameters_file={batching}",
-    ]
-    store = ConfigFile(config)
-    with running(program, tmp_path, flags) as address, grpc.insecure_channel(address) as channel:
-        ask = calls_of(channel)
-        load = Load(channel)
-        labels = ["stable", ""] * (CALLERS // 2)
-        callers = [threading.Thread(target=load.call, args=(label,)) for label in labels]
-        for caller in callers:
-            caller.start()
+    moves = [Move("stable", 1, 0.0, 0.0), Move("", 1, 0.0, 0.0)]
 
-        row = {"images": np.zeros((1, 2), np.float32)}
-        # When each version was live for each label: from before it can have been to after it was seen to be.
-        moves: list[tuple[str, int, float, float]] = [("stable", 1, 0.0, 0.0), ("", 1, 0.0, 0.0)]
+    def move(label: str, version: int, change: Callable[[], object]) -> None:
+        began = time.monotonic()
+        change()
+        wait_until(lambda: server.answering_version(model, label=label) == version)
+        moves.append(Move(label, version, began, time.monotonic()))
 
-        def move(label: str, version: int, change: Callable[[], object]) -> None:
-            began = time.monotonic()
-            change()
-            until(lambda: ask(row, name="m", label=label).model_spec.version.value == version)
-            moves.append((label, version, began, time.monotonic()))
-
+    load = Load(model, server.channel)
+    callers = [threading.Thread(target=load.call, args=(label,)) for label in ["stable", ""] * (CALLERS // 2)]
+    for caller in callers:
+        caller.start()
+    try:
         for version in (2, 3):
-            move("", version, functools.partial(publish, base_path, version))
-            move("stable", version, functools.partial(store.edit, functools.partial(promoted, version)))
+            move("", version, functools.partial(server.publish, model, version))
+            move("stable", version, functools.partial(server.promote, model, version))
         for version in (2, 3, 2):
-            move("stable", version, functools.partial(store.edit, rolled_back))
+            move("stable", version, functools.partial(server.roll_back, model))
         deadline = time.monotonic() + 120
-        while len(load.answers) < REQUESTS and time.monotonic() < deadline:
+        while len(load.answers) < calls and time.monotonic() < deadline:
             time.sleep(0.1)
-        load.enough = True
+    finally:
+        load.stopped = True
         for caller in callers:
             caller.join()
     assert not load.failures
-    assert len(load.answers) >= REQUESTS
+    assert len(load.answers) >= calls
     assert {answer.version for answer in load.answers} == {1, 2, 3}
     for answer in load.answers:
-        assert answer.value == answer.version  # a version answers its own number
-        assert answer.version in live(moves, answer), answer
+        assert answer.value == answer.version  # each version answers its own number
+        assert answer.version in live_versions(moves, answer), answer
 
 
-def promoted(version: int, text: str) -> str:
-    return model_config.promote(text, "m", "stable", version, "the file")
-
-
-def rolled_back(text: str) -> str:
-    return model_config.roll_back(text, "m", "stable", "the file")[0]
-
-
-def live(moves: list[tuple[str, int, float, float]], answer: Answer) -> set[int]:
-    """Return the versions that may have answered a call: live at some moment between its two ends."""
-    mine = [(version, began, seen) for label, version, began, seen in moves if label == answer.label]
-    ends = [*(seen for _, _, seen in mine[1:]), float("inf")]
+def live_versions(moves: list[Move], answer: Answer) -> set[int]:
+    """Return the versions that may have answered a call: those live at some moment while it ran."""
+    of_label = [move for move in moves if move.label == answer.label]
+    ends = [*(move.seen for move in of_label[1:]), float("inf")]
     return {
-        version
-        for (version, began, _), end in zip(mine, ends, strict=True)
-        if began <= answer.ended and end >= answer.began
+        move.version
+        for move, end in zip(of_label, ends, strict=True)
+        if move.began <= answer.ended and end >= answer.began
     }
