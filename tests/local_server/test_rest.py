@@ -177,6 +177,21 @@ def test_a_body_of_unknown_or_excessive_length_is_rejected_unread(
     connection.close()
 
 
+def test_an_unexpected_error_is_500_and_the_server_still_works(
+    rest: RestServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("/a/path/of/this/machine")
+
+    with monkeypatch.context() as context:
+        context.setattr(rest.models, "states", fail)
+        status, answer = ask("GET", "/v1/models/tiny")
+    assert status == 500
+    assert "ZeroDivisionError" in answer["error"]
+    assert "/a/path" not in answer["error"]
+    assert ask("GET", "/v1/models/tiny")[0] == 200
+
+
 def test_metrics_count_calls_under_tensorflow_servings_names(ask: Ask, row: list[Any]) -> None:
     def count(status: str) -> float:
         text = ask("GET", "/monitoring/prometheus/metrics")[1]
@@ -187,12 +202,13 @@ def test_metrics_count_calls_under_tensorflow_servings_names(ask: Ask, row: list
     ok, bad = count("OK"), count("INVALID_ARGUMENT")
     ask("POST", "/v1/models/tiny:predict", {"instances": [row]})
     ask("POST", "/v1/models/tiny:predict", {})
+    ask("POST", "/v1/models/nope:predict", {"instances": [row]})
     assert (count("OK"), count("INVALID_ARGUMENT")) == (ok + 1, bad + 1)
     text = ask("GET", "/monitoring/prometheus/metrics")[1]
     labels = 'API="predict",entrypoint="REST",model_name="tiny"'
     assert f":tensorflow:serving:request_latency_count{{{labels}}}" in text
     assert ':tensorflow:serving:request_latency_bucket{API="predict",entrypoint="REST",le="10.0"' in text
-    assert "nope" not in text  # names that callers make up are not counted
+    assert "nope" not in text  # names that callers make up would create any number of time series
 
 
 def test_more_concurrent_calls_than_threads_are_rejected(rest: RestServer, ask: Ask) -> None:

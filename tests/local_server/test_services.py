@@ -1,7 +1,6 @@
 """The gRPC API. The statuses of invalid requests are tested in test_both_servers.py."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -131,9 +130,7 @@ def test_health_answers_under_tensorflow_servings_names(channel: grpc.Channel) -
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-def test_an_unexpected_error_is_internal_and_its_message_stays_in_the_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unexpected_error_is_internal_without_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError("/a/path/of/this/machine")
 
@@ -149,4 +146,3 @@ def test_an_unexpected_error_is_internal_and_its_message_stays_in_the_log(
     assert caught.value.code() == grpc.StatusCode.INTERNAL
     assert "ZeroDivisionError" in caught.value.details()
     assert "/a/path" not in caught.value.details()
-    assert "/a/path" in caplog.text
