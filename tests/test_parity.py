@@ -145,7 +145,7 @@ def gif_with_a_smaller_first_frame() -> bytes:
 )
 def test_files_that_tensorflow_reads_differently_are_rejected_by_format(picture: bytes) -> None:
     for read in (preprocessing.decode, preprocessing.encode):
-        with pytest.raises(ImageError, match="BMP|GIF"):
+        with pytest.raises(ImageError, match="(BMP|GIF).*PNG"):
             read(picture)
 
 

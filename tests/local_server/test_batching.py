@@ -42,7 +42,9 @@ def ask(call: Callable[..., list[np.ndarray]], requests: Sequence[np.ndarray]) -
         return list(pool.map(answer, requests))
 
 
-def batched(model: Recorder, **parameters: Any) -> Callable[..., list[np.ndarray]]:
+def batched(
+    model: Callable[[np.ndarray], list[np.ndarray]], **parameters: Any
+) -> Callable[..., list[np.ndarray]]:
     given: dict[str, Any] = {
         "max_batch_size": 8,
         "num_batch_threads": 1,
@@ -106,10 +108,15 @@ def test_a_bad_request_fails_its_own_caller_only() -> None:
 
 
 def test_rows_of_another_shape_or_dtype_run_in_a_batch_of_their_own() -> None:
-    model = Recorder()
+    seen: set[tuple[str, tuple[int, ...]]] = set()
+
+    def model(rows: np.ndarray) -> list[np.ndarray]:
+        seen.add((rows.dtype.name, rows.shape))
+        return [rows**2]
+
     requests = [rows(1), rows(2).astype(np.int32), np.full((1, 2), 3, np.float32), rows(4)]
-    assert ask(batched(model), requests) == [[1], [4], [[9, 9]], [16]]
-    assert sorted(model.sizes) == [1, 1, 2]
+    assert ask(batched(model, batch_timeout_s=0.5), requests) == [[1], [4], [[9, 9]], [16]]
+    assert seen == {("float32", (2,)), ("int32", (1,)), ("float32", (1, 2))}
 
 
 def test_a_request_answered_with_nan_runs_again_alone() -> None:

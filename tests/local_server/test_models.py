@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 
 import grpc
@@ -93,7 +94,8 @@ def test_a_label_never_moves_to_a_version_that_is_not_loaded(base_path: Path) ->
     assert models.find(spec(label="stable")).version == 1
 
 
-def test_the_configuration_adds_and_removes_models(tmp_path: Path) -> None:
+def test_the_configuration_adds_and_removes_models(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     publish(tmp_path / "a", 1)
     publish(tmp_path / "b", 2)
     both_models = ModelServerConfig()
@@ -107,6 +109,7 @@ def test_the_configuration_adds_and_removes_models(tmp_path: Path) -> None:
     assert [models.find(spec(name=name)).version for name in ("a", "b")] == [1, 2]
     del both_models.model_config_list.config[0]
     models.configure(both_models)
+    assert "a: retired version 1" in caplog.text
     with pytest.raises(StatusError, match=r"Servable not found for request: Latest\(a\)"):
         models.find(spec(name="a"))
     with pytest.raises(StatusError, match="Could not find any versions of model a"):

@@ -1,4 +1,5 @@
 import gc
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ def start() -> Iterator[Callable[[Settings], Server]]:
 def test_a_broken_model_configuration_keeps_the_previous_one_until_it_is_fixed(
     tmp_path: Path, start: Callable[[Settings], Server], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     publish(tmp_path / "a", 1)
     publish(tmp_path / "b", 2)
     config = tmp_path / "models.config"
@@ -48,6 +50,8 @@ def test_a_broken_model_configuration_keeps_the_previous_one_until_it_is_fixed(
         grpc.channel_ready_future(channel).result(timeout=60)
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         assert predict(stub) == (1.0, 1)
+        time.sleep(0.3)  # several polls
+        assert caplog.text.count("Configured models") == 1
         config.write_text("model_config_list {")
         deadline = time.monotonic() + 30
         while str(config) not in caplog.text:
