@@ -54,8 +54,8 @@ def test_the_run_directory_keeps_settings_history_and_best_weights(published: ru
         assert curves.size == (1080, 432)
     assert published.run_directory.parent.name == ".runs"
     report = json.loads((published.run_directory / "report.json").read_text())
-    phases = ["checks", "network", "frozen layers", "head", "evaluation"]
-    assert [phase["name"] for phase in report["phases"]] == phases
+    stages = ["checks", "network", "frozen layers", "head", "evaluation"]
+    assert [stage["name"] for stage in report["stages"]] == stages
     assert not (published.run_directory / "checkpoint.npz").exists()  # the run is over
 
 

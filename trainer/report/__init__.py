@@ -1,4 +1,4 @@
-"""What a person reads about a run or a published version."""
+"""Reports of runs and published versions: HTML, JSON, plots and TensorBoard."""
 
 from trainer.report.evaluate import evaluate_version
 from trainer.report.record import ChiefRecord, RunRecord

@@ -6,17 +6,7 @@ from trainer.training.fitting import Training
 from trainer.training.gate import gate_refusal, newest_version_metrics
 from trainer.training.inputs import prepare_inputs
 from trainer.training.loop import Epoch, Loop, best_epoch
-from trainer.training.metrics import (
-    Metrics,
-    Mistake,
-    SplitResult,
-    calibration_bins,
-    confusion_matrix,
-    expected_calibration_error,
-    measure_logits,
-    most_confident_mistakes,
-    per_class_metrics,
-)
+from trainer.training.metrics import Metrics, SplitResult, measure_logits
 from trainer.training.phases import Plan, architecture_of, plan_training, step_options
 from trainer.training.preflight import first_error, require_ready, run_checks
 from trainer.training.results import MeasuredSplit, measure_splits
@@ -32,7 +22,6 @@ __all__ = [
     "Loop",
     "MeasuredSplit",
     "Metrics",
-    "Mistake",
     "Plan",
     "RunDirectory",
     "SplitResult",
@@ -40,19 +29,14 @@ __all__ = [
     "Training",
     "architecture_of",
     "best_epoch",
-    "calibration_bins",
-    "confusion_matrix",
     "connect_devices",
-    "expected_calibration_error",
     "first_error",
     "gate_refusal",
     "measure_logits",
     "measure_splits",
-    "most_confident_mistakes",
     "name_lost_worker",
     "newest_version_metrics",
     "open_run",
-    "per_class_metrics",
     "plan_training",
     "prepare_inputs",
     "print_summary",

@@ -45,7 +45,11 @@ class Epoch:
 
 
 def best_epoch(history: Sequence[Epoch]) -> Epoch:
-    """Return the epoch of highest validation accuracy; of equals, of lowest loss; of equals, the first."""
+    """Return the first epoch with the highest validation accuracy; ties go to the lowest validation loss.
+
+    Args:
+      history: at least one epoch.
+    """
     return max(history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
 
 
