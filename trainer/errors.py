@@ -6,6 +6,8 @@ run would fail again with 2 to 5; the others are worth another try.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class TrainerError(Exception):
     """What failed, what was expected, what came, and what to do, in one line.
@@ -81,3 +83,10 @@ class StoppedError(TrainerError):
     """SIGTERM came; the run's state is saved, and the next start goes on from there."""
 
     exit_code = 143  # 128 + SIGTERM, as if the signal had not been handled
+
+
+def join_names(names: Iterable[str], most: int = 10) -> str:
+    """Join up to `most` names with commas for a message, and say how many more there are."""
+    names = list(names)
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -18,10 +18,9 @@ from trainer.data import (
     find_duplicates,
     find_undecodable,
     invalid_images_error,
-    join_names,
     scan_split,
 )
-from trainer.errors import DataError, StorageError
+from trainer.errors import DataError, StorageError, join_names
 from trainer.export import PublishedVersion
 from trainer.model import loss_function
 from trainer.report.report import HTML_NAME, Report, Timings, write_report
