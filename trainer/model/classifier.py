@@ -10,7 +10,8 @@ import keras
 import tensorflow as tf
 
 from trainer.config import ClassMode, Precision
-from trainer.model.backbones import Backbone, build_features, layer_input
+from trainer.model.backbones import Backbone
+from trainer.model.networks import build_features, layer_input
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 

@@ -90,7 +90,7 @@ def _check_classes(version: PublishedVersion, found: ImageSet, data: Path) -> No
 def _answer(version: PublishedVersion, found: ImageSet) -> tuple[np.ndarray, np.ndarray]:
     with progress.bar(_INFERENCE, len(found)) as advance:
         try:
-            logits, probabilities = version.answer(found.paths, on_images=advance)
+            logits, probabilities = version.predict_files(found.paths, on_images=advance)
             if np.isfinite(logits).all():
                 return logits, probabilities
             raise invalid_images_error(find_undecodable([found]), len(found), can_be_skipped=False)

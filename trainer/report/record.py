@@ -159,7 +159,7 @@ class ChiefRecord(RunRecord):
                 results=[split.result for split in measured.values()],
                 stages=self._timings.seconds,
                 image_counts={"frozen layers": self._computed, **self._plan.image_counts},
-                warnings=[*(check.complaints() if check else ()), *quality_warnings(splits)],
+                warnings=[*(check.warnings() if check else ()), *quality_warnings(splits)],
             ),
         )
 

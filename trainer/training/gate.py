@@ -48,7 +48,7 @@ def newest_version_metrics(
             f"--must-beat-serving compares models with the same classes. Received: {validation.classes}, "
             f"while version {versions[-1]} has {exported.labels}. Leave the flag out, or give another --name."
         )
-    logits, _ = exported.answer(validation.paths)
+    logits, _ = exported.predict_files(validation.paths)
     loss = loss_function("categorical", len(validation.classes))
     return versions[-1], measure_logits(logits, np.array(validation.labels, np.int32), loss)
 
