@@ -1,4 +1,4 @@
-"""The gate: whether a trained model may be published, decided on exact counts over the validation split."""
+"""The gate: whether a trained model may be published, from exact counts over the validation split."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What one run leaves beside its version, and how a second start finds it: MODEL_DIR/NAME/.runs/RUN_ID/.
+"""The directory of one run, MODEL_DIR/NAME/.runs/RUN_ID/, from which a second start resumes it.
 
 config.json       the resolved settings
-identity          hash of the settings and the images: only the same run is gone on with
-checkpoint.npz    where the training stands
-outcome.json      once it is over: the version, or why there is none
+identity          hash of the settings and the images; a run resumes only with the same
+checkpoint.npz    state of the training
+outcome.json      when it has ended: the version, or why there is none
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ class RunDirectory:
 
     @property
     def checkpoint(self) -> Path:
-        """The file of `checkpoint.Checkpoint`."""
+        """The file of a `Checkpoint`."""
         return self.path / "checkpoint.npz"
 
     def write(self, name: str, text: str) -> None:
-        """Write one of the run's files, whole or not at all."""
+        """Write one of the run's files atomically."""
         with storage.explain_errors("The run's files cannot be written", self.path):
             storage.write_atomically(self.path / name, text)
 
     def outcome(self) -> dict[str, Any] | None:
-        """Return how the run ended, None if it has not."""
+        """Return how the run ended; None: it has not ended."""
         try:
             outcome: dict[str, Any] = json.loads((self.path / "outcome.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -57,16 +57,16 @@ class RunDirectory:
         return outcome
 
     def end(self, outcome: Mapping[str, Any]) -> None:
-        """Note that the run is over; its state is not needed any more."""
+        """Write how the run ended, and remove its state."""
         self.write("outcome.json", json.dumps(outcome, indent=2))
         self.checkpoint.unlink(missing_ok=True)
 
     def begin(self, config: TrainConfig, identity: str) -> None:
-        """Make the directory, or go on with it; no other process may train in it until this one ends.
+        """Create the directory or resume in it, and keep every other process out until `release`.
 
         Raises:
           ConfigError: the run was started with other settings or on other images.
-          StorageError: another process is at it, or the directory cannot be written.
+          StorageError: another process trains it, or the directory cannot be written.
         """
         with storage.explain_errors("The model directory cannot take the run's files", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ class RunDirectory:
             raise
 
     def release(self) -> None:
-        """Let another process in."""
+        """Let other processes in again."""
         if self._lock is not None:
             os.close(self._lock)
 
@@ -102,7 +102,7 @@ class RunDirectory:
             if key in config.identity() and before.get(key) != now[key]
         ]
         raise ConfigError(
-            f"--run-id {self.run_id} must go on with the settings and images that it began with. Received: "
+            f"--run-id {self.run_id} must resume with the settings and images that it began with. Received: "
             f"{', '.join(changed) or 'other images'}. Give the changed run another --run-id."
         )
 
@@ -133,7 +133,7 @@ def run_identity(config: TrainConfig, splits: Splits) -> str:
 
 
 def choose_run_id(runs: Path, config: TrainConfig, identity: str) -> str:
-    """Return `--run-id`, or the unfinished run of the same identity that nobody is at, or a new one."""
+    """Return --run-id, or an unfinished run of the same identity that no process trains, or a new name."""
     if config.run_id:
         return config.run_id
     for file in sorted(runs.glob("*/identity"), reverse=True):
