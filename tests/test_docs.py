@@ -54,7 +54,7 @@ def shown(pattern: str) -> list[tuple[Path, str]]:
 
 def command_lines() -> Iterator[object]:
     """Yield the command lines of the three programs, without redirections."""
-    for file, line in shown(r"python -m (trainer|serving_client|local_server) (?!COMMAND)[\w-]+ "):
+    for file, line in shown(r"python -m (trainer|serving_client|local_server) (?!COMMAND)[\w-]+ (?!--help)"):
         yield pytest.param(re.sub(r"^python -m |( [<>] .*| &)$", "", line), id=f"{file.name}: {line[10:60]}")
 
 
