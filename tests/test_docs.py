@@ -136,13 +136,15 @@ def test_every_path_that_is_named_exists(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", CURRENT, ids=lambda file: file.name)
-def test_every_module_and_constant_that_is_named_exists(file: Path) -> None:
+def test_every_module_and_name_in_it_exists(file: Path) -> None:
     text = file.read_text()
     names = {Path(name).name for name in tracked_files()}
     for module in re.findall(r"`(\w+\.(?:py|proto|sh)|Dockerfile\.\w+)`", text):
         assert module in names, module
-    for constant, path in re.findall(r"`(_?[A-Z][A-Z_]+)`(?: and `_?[A-Z_]+`)? in `([\w/]+\.py)`", text):
-        assert re.search(rf"^{constant}\b", (ROOT / path).read_text(), re.M), f"{constant} in {path}"
+    for first, second, path in re.findall(r"`(\w+)`(?: and `(\w+)`)? in `([\w/]+\.py)`", text):
+        for name in filter(None, (first, second)):
+            definition = rf"^( *(async )?(def|class) )?{name}\b"
+            assert re.search(definition, (ROOT / path).read_text(), re.M), f"{name} in {path}"
 
 
 @cache
