@@ -41,11 +41,11 @@ fi
 kind get kubeconfig --name "$cluster" > "$out/kubeconfig"
 export KUBECONFIG=$out/kubeconfig
 
-step docker build --quiet -f Dockerfile.train --build-arg ACCELERATOR=cpu -t image-classifier-train:0.1.0 .
-step docker build --quiet -f Dockerfile.serve -t image-classifier-serve:0.1.0 .
-step docker build --quiet -f Dockerfile.gateway -t image-classifier-gateway:0.1.0 .
+step docker build --quiet -f Dockerfile.train --build-arg ACCELERATOR=cpu -t image-classifier-train:0.2.0 .
+step docker build --quiet -f Dockerfile.serve -t image-classifier-serve:0.2.0 .
+step docker build --quiet -f Dockerfile.gateway -t image-classifier-gateway:0.2.0 .
 for image in train serve gateway; do
-  step kind load docker-image --name "$cluster" "image-classifier-$image:0.1.0"
+  step kind load docker-image --name "$cluster" "image-classifier-$image:0.2.0"
 done
 
 step kubectl apply -k overlays/kind

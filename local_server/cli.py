@@ -67,7 +67,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
     models = batching = metrics_path = None
     if arguments.model_base_path:
-        models = configuration.of_one_model(arguments.model_name, arguments.model_base_path)
+        models = configuration.single_model(arguments.model_name, arguments.model_base_path)
     if arguments.enable_batching:
         file = arguments.batching_parameters_file
         batching = configuration.read_batching(file) if file else configuration.BatchingParameters()

@@ -74,7 +74,7 @@ def read_models(path: Path) -> ModelServerConfig:
     return config
 
 
-def of_one_model(name: str, base_path: Path) -> ModelServerConfig:
+def single_model(name: str, base_path: Path) -> ModelServerConfig:
     """Return the configuration for --model_name and --model_base_path."""
     config = ModelServerConfig()
     config.model_config_list.config.add(name=name, base_path=str(base_path))

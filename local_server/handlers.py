@@ -1,4 +1,4 @@
-"""The answers to each kind of request, whether it came over gRPC (services.py) or HTTP (rest.py)."""
+"""The answers to each kind of request, whether it came over gRPC (grpc_api.py) or HTTP (rest_api.py)."""
 
 from __future__ import annotations
 

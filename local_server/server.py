@@ -17,11 +17,11 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from local_server import configuration
 from local_server.batching import BatchScheduler
 from local_server.configuration import BatchingParameters, ConfigurationError
+from local_server.grpc_api import build_server
 from local_server.metrics import Metrics
 from local_server.models import Models
-from local_server.rest import RestServer
+from local_server.rest_api import RestServer
 from local_server.servable import Servable
-from local_server.services import build_server
 from local_server.statuses import StatusError
 
 # How long running calls may take to finish after the server is told to stop.

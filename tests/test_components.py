@@ -18,8 +18,8 @@ import yaml
 
 from local_server import cli as server_cli
 from local_server import configuration
+from local_server.grpc_api import build_server
 from local_server.models import Models
-from local_server.services import build_server
 from serving_client import Client, DeadlineExceeded, ServerUnavailable, Tls
 from serving_client import cli as client_cli
 from tests.e2e import cluster
@@ -323,7 +323,7 @@ def tls_server(combine: Combine, secrets: dict[str, Path], published: run.Publis
     flags = server_cli.build_parser().parse_args(args)
     file = mounted(flags.ssl_config_file, documents, "classifier", secrets)
     models = Models()
-    models.configure(configuration.of_one_model("tiny", published.path.parent))
+    models.configure(configuration.single_model("tiny", published.path.parent))
     models.poll()
     server, port = build_server(models, "localhost:0", 8, tls=configuration.read_tls(file))
     server.start()

@@ -21,7 +21,7 @@ from tests import kubernetes_objects
 from tests.kubernetes_objects import ROOT
 
 IMAGES = {
-    name: os.environ.get(f"E2E_{name.upper()}_IMAGE", f"image-classifier-{name}:0.1.0")
+    name: os.environ.get(f"E2E_{name.upper()}_IMAGE", f"image-classifier-{name}:0.2.0")
     for name in ("train", "serve", "gateway")
 }
 """Image names that the nodes have or can pull; E2E_TRAIN_IMAGE and so on override them."""

@@ -19,9 +19,9 @@ from tensorflow_serving.apis import predict_pb2
 from local_server import configuration
 from local_server.batching import BatchScheduler
 from local_server.configuration import BatchingParameters
+from local_server.grpc_api import build_server
 from local_server.models import Models
 from local_server.servable import Servable
-from local_server.services import build_server
 from trainer import run
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -46,7 +46,7 @@ def send(request: pytest.FixtureRequest, published: run.Published) -> Iterator[S
     """Send bytes as a PredictRequest, check that the server still answers, and return the status."""
     scheduler = BatchScheduler(BatchingParameters(max_batch_size=64)) if request.param == "batching" else None
     models = Models(lambda name, version, path: Servable(name, version, path, scheduler))
-    models.configure(configuration.of_one_model("tiny", published.path.parent))
+    models.configure(configuration.single_model("tiny", published.path.parent))
     models.poll()
     server, port = build_server(models, "localhost:0", max_threads=8)
     server.start()

@@ -27,7 +27,7 @@ def write_warmup(version: Path, *logs: prediction_log_pb2.PredictionLog) -> None
 
 def models_in(base_path: Path) -> Models:
     models = Models()
-    models.configure(configuration.of_one_model("m", base_path))
+    models.configure(configuration.single_model("m", base_path))
     models.poll()
     return models
 

@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import numpy as np
+from trainer.data.images import scan_split
 
 from trainer.data.augmentation import view_seed
-from trainer.data.images import scan_split
 from trainer.data.pipeline import ImageExamples
 from trainer.model.backbones import find_backbone
 

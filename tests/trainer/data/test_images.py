@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-
 from trainer.data.images import ImageSet, scan_folders, scan_split
+
 from trainer.errors import ConfigError, DataError
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-
 from trainer.data.images import scan_folders
+
 from trainer.data.invalid_images import (
     InvalidImage,
     inspect_image_file,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-
 from trainer.data.images import ImageSet, scan_split
+
 from trainer.data.pipeline import ImageExamples, decode_and_resize, find_undecodable
 from trainer.model.backbones import find_backbone
 

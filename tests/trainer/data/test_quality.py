@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-
 from trainer.data.images import ImageSet, Splits, scan_folders
+
 from trainer.data.quality import (
     Duplicate,
     balanced_class_weights,

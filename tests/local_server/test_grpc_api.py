@@ -14,8 +14,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from local_server.grpc_api import build_server
 from local_server.models import Models
-from local_server.services import build_server
 from tests.local_server.sample_requests import ROW, PredictCall, calls_of
 
 GRPC_DEFAULT_LIMIT_BYTES = 4 * 2**20

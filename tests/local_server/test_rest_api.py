@@ -14,7 +14,7 @@ import pytest
 from local_server import configuration
 from local_server.metrics import Metrics
 from local_server.models import Models
-from local_server.rest import RestServer
+from local_server.rest_api import RestServer
 from trainer import run
 
 Ask = Callable[..., tuple[int, Any]]
@@ -23,9 +23,9 @@ Ask = Callable[..., tuple[int, Any]]
 @pytest.fixture(scope="module")
 def rest(published: run.Published) -> Iterator[RestServer]:
     models = Models()
-    config = configuration.of_one_model("tiny", published.path.parent)
+    config = configuration.single_model("tiny", published.path.parent)
     config.model_config_list.config[0].version_labels["stable"] = 1
-    models.configure(configuration.of_one_model("tiny", published.path.parent))
+    models.configure(configuration.single_model("tiny", published.path.parent))
     models.poll()
     models.configure(config)
     metrics = Metrics(models.is_configured)
