@@ -1,4 +1,4 @@
-"""The layout that docs/architecture.md describes. Who may import whom is in pyproject.toml (`lint-imports`)."""
+"""The layout that docs/architecture.md describes; `lint-imports` (pyproject.toml) checks who imports whom."""
 
 import re
 import statistics
