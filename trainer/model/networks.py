@@ -136,8 +136,8 @@ def check_weights_file(path: Path) -> None:
         )
     if not path.is_file():
         raise WeightsError(
-            f"--weights must be imagenet, none or an existing file. Received: {path}, which is not "
-            "an existing file. Check the path."
+            f"--weights must be imagenet, none or an existing .weights.h5 file. Received: {path}, which does "
+            "not exist. Check the path."
         )
 
 
