@@ -10,36 +10,28 @@ The floor is the same SavedModel called in one process, the mean of a measuremen
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 
-from benchmarks import figures
-from serving_client import card, codec, preprocessing, wire
+from benchmarks import figures, server_load
+from serving_client import card, codec, preprocessing
 from serving_client.preprocessing import InputSpec
 
 LIMITS: figures.Limits = {"first_over_median": ("<=", 1.5), "batched_over_floor": (">=", 0.85)}
-READY_S = 180
 SIGNATURES = {"images": "serving_default", "encoded": "encoded_images"}
 
-Call = Callable[[bytes], wire.PredictResponse]
 Rates = dict[str, dict[str, float]]
-"""Images/s by way of sending, then by batch size as text."""
+"""Images/s by request type, then by batch size as text."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,7 +122,7 @@ def input_of(version: Path) -> InputSpec:
 
 
 def requests_for(image: Path, spec: InputSpec) -> dict[str, bytes]:
-    """Return one request for each way of sending."""
+    """Return one request of each type."""
     row = preprocessing.preprocess(image, spec)[np.newaxis]
     return {
         "images": codec.predict_request("m", SIGNATURES["images"], {"images": row}),
@@ -177,107 +169,20 @@ def measure_server(
     """Return a server's figures under each load, and when it goes over to a new version."""
     base_path = work / "m"
     shutil.copytree(version, base_path / "1")
-    with serving(command, base_path, workload) as call:
+    with server_load.running(command, base_path, workload.batch_sizes) as call:
         return {
             "load": [
-                {"via": via, "callers": callers, **load(call, request, callers, count)}
+                {"via": via, "callers": callers, **server_load.load(call, request, callers, count)}
                 for via, request in requests.items()
                 for callers, count in workload.callers.items()
             ],
             "first_over_median": {
-                via: first_over_median(call, request, version, base_path / str(number), workload)
+                via: server_load.first_over_median(
+                    call, request, version, base_path / str(number), workload.next_requests
+                )
                 for number, (via, request) in enumerate(requests.items(), start=2)
             },
         }
-
-
-@contextlib.contextmanager
-def serving(command: Sequence[str], base_path: Path, workload: Workload) -> Iterator[Call]:
-    """Run a server with batching; yield a function that sends a request and waits for its answer."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    batching = base_path.with_name("batching.config")
-    batching.write_text(
-        f"max_batch_size {{ value: {workload.batch_sizes[-1]} }} batch_timeout_micros {{ value: 0 }}\n"
-        f"num_batch_threads {{ value: {os.cpu_count()} }}\n"
-        + "".join(f"allowed_batch_sizes: {size}\n" for size in workload.batch_sizes)
-    )
-    flags = [
-        f"--port={port}",
-        "--model_name=m",
-        f"--model_base_path={base_path}",
-        "--file_system_poll_wait_seconds=1",
-        "--grpc_max_threads=256",
-        "--enable_batching=true",
-        f"--batching_parameters_file={batching}",
-    ]
-    log = base_path.with_name("server.log")
-    with log.open("w") as output:
-        process = subprocess.Popen([*command, *flags], stdout=output, stderr=output, cwd=figures.ROOT)
-        try:
-            with grpc.insecure_channel(f"localhost:{port}") as channel:
-                wait_until_ready(channel, process, log)
-                predict = channel.unary_unary(
-                    wire.PREDICT, response_deserializer=wire.PredictResponse.FromString
-                )
-                yield lambda request: predict(request, timeout=120)
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-
-
-def wait_until_ready(channel: grpc.Channel, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return once the server accepts calls; end the benchmark with the server's log if it never does."""
-    ready = grpc.channel_ready_future(channel)
-    for _ in range(READY_S):
-        with contextlib.suppress(grpc.FutureTimeoutError):
-            ready.result(timeout=1)
-            return
-        if process.poll() is not None:
-            break
-    sys.exit(f"benchmarks.serving: the server must be ready within {READY_S} s. Its log:\n{log.read_text()}")
-
-
-def load(call: Call, request: bytes, callers: int, count: int) -> dict[str, float]:
-    """Send `count` requests from `callers` threads; return requests/s and latencies in ms."""
-
-    def one(_: int) -> float:
-        started = time.perf_counter()
-        call(request)
-        return time.perf_counter() - started
-
-    with ThreadPoolExecutor(callers) as pool:
-        barrier = threading.Barrier(callers)
-        list(pool.map(lambda _: barrier.wait(), range(callers)))  # every thread runs before the clock does
-        started = time.perf_counter()
-        seconds = sorted(pool.map(one, range(count)))
-        elapsed = time.perf_counter() - started
-    return {
-        "requests_per_s": count / elapsed,
-        "p50_ms": seconds[len(seconds) // 2] * 1e3,
-        "p99_ms": seconds[min(len(seconds) - 1, len(seconds) * 99 // 100)] * 1e3,
-    }
-
-
-def first_over_median(call: Call, request: bytes, version: Path, path: Path, workload: Workload) -> float:
-    """Publish a new version at `path`; return its first latency over the median of the next requests."""
-    staging = path.with_name(f".staging-{path.name}")
-    shutil.copytree(version, staging)
-    staging.rename(path)
-    asked = wire.PredictRequest.FromString(request)
-    asked.model_spec.version.value = int(path.name)
-    seconds: list[float] = []
-    while len(seconds) < 1 + workload.next_requests:
-        started = time.perf_counter()
-        try:
-            call(asked.SerializeToString())
-        except grpc.RpcError as error:
-            assert error.code() == grpc.StatusCode.NOT_FOUND, error
-            time.sleep(0.005)
-        else:
-            seconds.append(time.perf_counter() - started)
-    return seconds[0] / statistics.median(seconds[1:])
 
 
 def show(measured: Mapping[str, Any]) -> None:

@@ -81,7 +81,7 @@ def extraction_seconds(data: Path, model_dir: Path, cores: Sequence[int], worklo
     if any([worker.wait() for worker in workers]):
         sys.exit(f"benchmarks.workers: a worker failed. Run it alone to see why: {' '.join(command)}")
     report = json.loads((model_dir / "classifier/.runs/workers/report.json").read_text())
-    return float(next(stage["seconds"] for stage in report["phases"] if stage["name"] == STAGE))
+    return float(next(stage["seconds"] for stage in report["stages"] if stage["name"] == STAGE))
 
 
 def free_addresses(count: int) -> list[str]:
