@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Markers of the tests that have a target of their own below.
+SLOWER := soak or examples or bench or packages or containers or measured or e2e
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,15 +28,25 @@ demo: setup ## Train on a small image set, serve it, classify pictures (about 1 
 	@PATH="$(CURDIR)/$(BIN):$$PATH" ./demo.sh
 
 test: setup ## Run the test suite
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not packages and not containers and not measured and not e2e'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not ($(SLOWER))'
 
-check: setup ## Lint and type-check
+check: setup ## Lint, type-check, and check who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 chaos: setup ## Kill a training run at 20 random moments; each ends with the same bits
 	CHAOS_KILLS=20 $(BIN)/pytest -s tests/trainer/test_survival.py -k random_moments
+
+soak: setup ## Long load and fuzz runs
+	$(BIN)/pytest -n 2 --dist loadfile -m soak
+
+examples: setup ## Run each example as a program
+	$(BIN)/pytest -n 2 -m examples
+
+bench: setup ## Run each benchmark of docs/benchmarks.md in its short form
+	$(BIN)/pytest -m bench
 
 packages: setup ## Build wheel and sdist; install and use them in empty environments
 	$(BIN)/pytest -m packages
@@ -56,11 +68,12 @@ measured: setup ## Reach the stated accuracy (CLOTHING_DATA=DIR XCEPTION_WEIGHTS
 
 # In a venv of its own: this protoc writes code for protobuf 6.31.1, the oldest that the client takes,
 # and does not go together with newer packages.
-wire: ## Generate the messages of serving_client/wire and local_server/wire from their .proto files
+wire: ## Generate the messages of the wire/ folders from their .proto files
 	$(PYTHON) -m venv build/protoc
 	build/protoc/bin/pip install --quiet grpcio-tools==1.75.1
 	build/protoc/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
-	  serving_client/wire/serving.proto local_server/wire/configuration.proto
+	  serving_client/wire/serving.proto local_server/wire/configuration.proto \
+	  trainer/cluster/wire/model_server_config.proto
 
 lock: ## Write constraints.txt anew from pyproject.toml
 	uv pip compile --universal --upgrade --no-python-downloads --quiet --python-version 3.10 --no-header --no-annotate \
@@ -70,4 +83,4 @@ lock: ## Write constraints.txt anew from pyproject.toml
 clean: ## Remove what the targets above made, but not .venv
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo test check chaos packages containers kind kind-down e2e measured wire lock clean
+.PHONY: help setup demo test check soak examples bench chaos packages containers kind kind-down e2e measured wire lock clean

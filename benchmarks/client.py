@@ -1,39 +1,34 @@
-"""What the client costs, beside TensorFlow's own way and beside gRPC alone.
+"""What the client costs, compared with TensorFlow's packages and with gRPC alone.
 
-    python benchmarks/client.py --json OUT [--data DIR]
+    python -m benchmarks.client --data DIR --json OUT
 
-Both ways are measured in one run, in turns. DIR holds JPEG files (anywhere below it); without it, pictures of
-600 x 800 pixels are made. Two environments are installed with pip into a temporary directory (2.3 GB).
+Both ways are measured in one run, in alternation. DIR holds JPEG files at any depth; without it, images of
+600 x 800 pixels are generated. Two environments are installed with pip into a temporary directory (2.3 GB).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import dataclasses
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import venv
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import limits  # beside this file
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from serving_client import Client, codec, preprocessing, wire
-from serving_client.preprocessing import InputSpec
+from benchmarks import figures, stub_server
+from serving_client import Client, InputSpec, codec, preprocessing, wire
 from serving_client.protocol import Call
 
-ROOT = Path(__file__).parents[1]
 OURS = "import serving_client"
 THEIRS = "from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc"
-LIMITS: limits.Limits = {
+LIMITS: figures.Limits = {
     "import_ratio": (">=", 12.0),
     "import_mb": ("<=", 60.0),
     "env_mb": ("<=", 125.0),
@@ -41,40 +36,60 @@ LIMITS: limits.Limits = {
     "jpeg_to_request_ratio": (">=", 1.5),
     "call_overhead_ms": ("<=", 1.0),
 }
-BATCH = (32, 299, 299, 3)
-PICTURES = 192
+CLASSIFIED_PX = 96
+"""Image size of the model whose `classify` is compared with the bare call."""
 
 
-def main() -> int:
-    """Print the figures; return 0 if every limit holds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True, metavar="OUT", help="where the figures go")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="JPEG files (default: made)")
-    arguments = parser.parse_args()
-    # Said before the first import of TensorFlow, here and in the processes below.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workload:
+    """How much is measured; `*_rounds` say how often each way takes its turn."""
+
+    image_count: int = 192
+    image_size_px: int = 299
+    batch_size: int = 32
+    import_rounds: int = 5
+    call_rounds: int = 300
+    build_rounds: int = 15
+    jpeg_rounds: int = 5
+    with_dependencies: bool = True
+
+
+QUICK = Workload(
+    image_count=4,
+    image_size_px=32,
+    batch_size=2,
+    import_rounds=1,
+    call_rounds=2,
+    build_rounds=1,
+    jpeg_rounds=1,
+    with_dependencies=False,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the figures; return the exit code."""
+    arguments = figures.parse_arguments(__doc__, argv, optional=("data",))
+    workload = QUICK if arguments.quick else Workload()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before the first import of TensorFlow
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
-        files = jpeg_files(arguments.data, work / "pictures")
-        figures = {
-            **imports(),
-            **call_overhead(files[0]),
-            **request_build(),
-            **jpeg_to_request(files),
-            **environments(work),
+        files = jpeg_files(arguments.data, work / "generated", workload.image_count)
+        measured = {
+            **imports(workload),
+            **call_overhead(files[0], workload),
+            **request_build(workload),
+            **jpeg_to_request(files, workload),
+            **environments(work, workload),
         }
-    arguments.json.write_text(json.dumps(figures, indent=2))
-    for key, value in figures.items():
-        if key not in LIMITS:
-            print(f"{key:<36} {value:>10.3f}")
-    return 0 if limits.hold(figures, LIMITS) else 1
+    figures.print_table(["figure", "value"], [[key, f"{value:.3f}"] for key, value in measured.items()])
+    return figures.finish(measured, LIMITS, arguments)
 
 
-def imports() -> dict[str, float]:
-    """Import each in new processes, in turns: seconds, and the process' resident memory in MB."""
+def imports(workload: Workload) -> dict[str, float]:
+    """Import each in new processes, in alternation: seconds, and resident memory in MB (2^20 bytes)."""
     measured: dict[str, list[tuple[float, float]]] = {OURS: [], THEIRS: []}
-    for _ in range(5):
-        for statement, figures in measured.items():
+    for _ in range(workload.import_rounds):
+        for statement, samples in measured.items():
             code = (
                 f"import time; started = time.perf_counter(); {statement}; "
                 "seconds = time.perf_counter() - started; "
@@ -82,12 +97,12 @@ def imports() -> dict[str, float]:
                 "import os; print(seconds, pages * os.sysconf('SC_PAGE_SIZE') / 2**20)"
             )
             done = subprocess.run(
-                [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+                [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=figures.ROOT
             )
             seconds, mb = map(float, done.stdout.split())
-            figures.append((seconds, mb))
+            samples.append((seconds, mb))
     (ours_s, ours_mb), (theirs_s, theirs_mb) = (
-        [statistics.median(column) for column in zip(*figures, strict=True)] for figures in measured.values()
+        [statistics.median(column) for column in zip(*samples, strict=True)] for samples in measured.values()
     )
     return {
         "import_s": ours_s,
@@ -98,17 +113,17 @@ def imports() -> dict[str, float]:
     }
 
 
-def call_overhead(picture: Path) -> dict[str, float]:
-    """Compare a call of `classify` with decoding, resizing and the bare gRPC call, one after the other."""
-    with answering() as address, Client(address, model="m") as client:
+def call_overhead(image: Path, workload: Workload) -> dict[str, float]:
+    """Compare `classify` with decoding, resizing and the bare gRPC call, one after the other."""
+    with stub_server.running(CLASSIFIED_PX) as address, Client(address, model="m") as client:
         spec = client.describe().input
-        row = preprocessing.preprocess(picture, spec)[np.newaxis]
-        request = codec.predict_request("m", "serving_default", {"images": row})
+        row = preprocessing.preprocess(image, spec)[np.newaxis]
+        request = codec.encode_predict_request("m", "serving_default", {"images": row})
         bare = Call(wire.PREDICT, request)
-        whole, parts = in_turns(
-            300,
-            lambda: client.classify([picture]),
-            lambda: (preprocessing.preprocess(picture, spec), client.send(bare)),
+        whole, parts = alternate(
+            workload.call_rounds,
+            lambda: client.classify([image]),
+            lambda: (preprocessing.preprocess(image, spec), client.send(bare)),
         )
     return {
         "classify_ms": whole * 1e3,
@@ -117,12 +132,13 @@ def call_overhead(picture: Path) -> dict[str, float]:
     }
 
 
-def request_build() -> dict[str, float]:
-    """Build the bytes of a request from a large batch, beside TensorFlow's tensor message."""
+def request_build(workload: Workload) -> dict[str, float]:
+    """Build the bytes of a request from a large batch, and compare with TensorFlow's tensor message."""
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2
 
-    batch = np.random.default_rng(0).random(BATCH, np.float32)
+    shape = (workload.batch_size, workload.image_size_px, workload.image_size_px, 3)
+    batch = np.random.default_rng(0).random(shape, np.float32)
 
     def theirs() -> None:
         request = predict_pb2.PredictRequest()
@@ -130,9 +146,9 @@ def request_build() -> dict[str, float]:
         request.inputs["images"].CopyFrom(tf.make_tensor_proto(batch))
         request.SerializeToString()
 
-    ours_s, tensor_s, theirs_s = in_turns(
-        15,
-        lambda: codec.predict_request("m", "serving_default", {"images": batch}),
+    ours_s, tensor_s, theirs_s = alternate(
+        workload.build_rounds,
+        lambda: codec.encode_predict_request("m", "serving_default", {"images": batch}),
         lambda: tf.make_tensor_proto(batch),
         theirs,
     )
@@ -144,21 +160,22 @@ def request_build() -> dict[str, float]:
     }
 
 
-def jpeg_to_request(files: Sequence[Path]) -> dict[str, float]:
-    """From JPEG files to requests of 32, as `stream` makes them in its threads, and as the course does.
+def jpeg_to_request(files: Sequence[Path], workload: Workload) -> dict[str, float]:
+    """Turn JPEG files into requests as `Client.stream` does, and as the Bookcamp recipe's client does.
 
-    The course's way: `load_img` to the size, which takes the nearest pixel, `preprocess_input`, `np.array`,
-    `make_tensor_proto`. Ours antialiases, as the model was trained; it decodes in as many threads as there
-    are cores. `jpeg_to_request_one_thread_ratio` is the same work in one.
+    The recipe loads with `load_img`, which resizes to the nearest pixel, then calls `preprocess_input`,
+    `np.array` and `make_tensor_proto`. The client antialiases, as the model was trained, and decodes in as
+    many threads as there are cores. `jpeg_to_request_one_thread_ratio` is the same work in one thread.
     """
     import tensorflow as tf
     from keras.applications.xception import preprocess_input
     from keras.utils import load_img
     from tensorflow_serving.apis import predict_pb2
 
-    size = BATCH[1]
+    size = workload.image_size_px
     spec = InputSpec(size, size, "tf")
-    batches = [files[start : start + BATCH[0]] for start in range(0, len(files), BATCH[0])]
+    starts = range(0, len(files), workload.batch_size)
+    batches = [files[start : start + workload.batch_size] for start in starts]
 
     def theirs() -> None:
         for batch in batches:
@@ -173,11 +190,14 @@ def jpeg_to_request(files: Sequence[Path]) -> dict[str, float]:
     def one_thread() -> None:
         for batch in batches:
             rows = np.stack([preprocessing.preprocess(file, spec) for file in batch])
-            codec.predict_request("m", "serving_default", {"images": rows})
+            codec.encode_predict_request("m", "serving_default", {"images": rows})
 
-    with Client("localhost:1", model="m") as client:
-        ours = streaming(client, spec, files)
-        ours_s, one_thread_s, theirs_s = in_turns(5, ours, one_thread, theirs)
+    with InstantClient(size) as client:
+
+        def ours() -> None:
+            assert sum(1 for _ in client.stream(files)) == len(files)
+
+        ours_s, one_thread_s, theirs_s = alternate(workload.jpeg_rounds, ours, one_thread, theirs)
     return {
         "jpeg_to_request_images_per_s": len(files) / ours_s,
         "jpeg_to_request_one_thread_images_per_s": len(files) / one_thread_s,
@@ -187,68 +207,37 @@ def jpeg_to_request(files: Sequence[Path]) -> dict[str, float]:
     }
 
 
-def streaming(client: Client, spec: InputSpec, files: Sequence[Path]) -> Callable[[], None]:
-    """Return what runs `Client.stream` itself, with a server that costs nothing."""
-    card = {
-        "schema_version": 1,
-        "name": "m",
-        "version": 1,
-        "labels": ["a", "b"],
-        "input": {
-            "height_px": spec.height_px,
-            "width_px": spec.width_px,
-            "channels": "RGB",
-            "preprocessing": spec.mode,
-            "resize_filter": spec.resize_filter,
-        },
-    }
+class InstantClient(Client):
+    """A client whose calls are answered in this process, so that only its own work takes time."""
 
-    def send(call: Call) -> bytes:
-        asked = wire.PredictRequest.FromString(call.request)
-        response = wire.PredictResponse()
-        response.model_spec.version.value = 1
-        if "query" in asked.inputs:
-            response.outputs["card"].dtype = wire.DataType.DT_STRING
-            response.outputs["card"].tensor_shape.dim.add(size=1)
-            response.outputs["card"].string_val.append(json.dumps(card).encode())
-        else:
-            rows = asked.inputs["images"].tensor_shape.dim[0].size
-            probabilities = response.outputs["probabilities"]
-            probabilities.dtype = wire.DataType.DT_FLOAT
-            for size in (rows, 2):
-                probabilities.tensor_shape.dim.add(size=size)
-            probabilities.float_val.extend([0.25, 0.75] * rows)
-        return response.SerializeToString()
+    def __init__(self, image_size_px: int) -> None:
+        """Connect to nothing."""
+        super().__init__("localhost:1", model="m")
+        self._card_json = stub_server.model_card(image_size_px)
+        self.describe()
 
-    client.send = send  # type: ignore[method-assign]  # in place of the network
-    client.describe()
-
-    def run() -> None:
-        assert sum(1 for _ in client.stream(files)) == len(files)
-
-    return run
+    def send(self, call: Call) -> bytes:
+        """Answer the call."""
+        return stub_server.answer(call.request, self._card_json)
 
 
-def environments(work: Path) -> dict[str, float]:
-    """Install the core, and tensorflow-serving-api; return their size on disk without pip, in MB."""
-    constraints = ROOT / "constraints.txt"
+def environments(work: Path, workload: Workload) -> dict[str, float]:
+    """Install the client and tensorflow-serving-api, each into a folder; return sizes in MB (2^20 bytes)."""
     sizes = {}
-    for name, what in (("env_mb", str(ROOT)), ("tensorflow_serving_env_mb", "tensorflow-serving-api")):
+    for name, package in (
+        ("env_mb", str(figures.ROOT)),
+        ("tensorflow_serving_env_mb", "tensorflow-serving-api"),
+    ):
         directory = work / name
-        venv.create(directory, with_pip=True)
-        python = directory / "bin" / "python"
-        subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", "--constraint", constraints, what], check=True
-        )
-        subprocess.run(
-            [python, "-m", "pip", "uninstall", "--quiet", "--yes", "pip", "setuptools"], check=True
-        )
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(directory), package]
+        command += ["--constraint", str(figures.ROOT / "constraints.txt")]
+        subprocess.run(command + ([] if workload.with_dependencies else ["--no-deps"]), check=True)
         sizes[name] = sum(file.lstat().st_size for file in directory.rglob("*") if file.is_file()) / 2**20
     return sizes
 
 
-def in_turns(rounds: int, *functions: Callable[[], object]) -> list[float]:
-    """Return each function's median seconds; they take turns, so that a noisy machine is so for all."""
+def alternate(rounds: int, *functions: Callable[[], object]) -> list[float]:
+    """Return each function's median seconds; they take turns, so that other load on the machine meets all."""
     seconds: list[list[float]] = [[] for _ in functions]
     for function in functions:
         function()
@@ -260,31 +249,19 @@ def in_turns(rounds: int, *functions: Callable[[], object]) -> list[float]:
     return [statistics.median(measured) for measured in seconds]
 
 
-@contextmanager
-def answering() -> Iterator[str]:
-    """Run a server that answers at once, in a process of its own; yield its address."""
-    address = "127.0.0.1:18599"
-    argv = [sys.executable, "-m", "tests.serving_client.answering", address]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        try:
-            assert process.stdout and process.stdout.readline() == "ready\n"
-            yield address
-        finally:
-            process.kill()
-
-
-def jpeg_files(data: Path | None, made: Path) -> list[Path]:
-    """Return PICTURES JPEG files: of `data`, or made of soft noise, as photographs are soft."""
+def jpeg_files(data: Path | None, directory: Path, count: int) -> list[Path]:
+    """Return that many JPEG files: from `data`, or generated from soft noise, as photographs are soft."""
     if data:
-        found = sorted(data.rglob("*.jpg"))[:: max(1, len(list(data.rglob("*.jpg"))) // PICTURES)][:PICTURES]
+        found = sorted(data.rglob("*.jpg"))
         if not found:
-            sys.exit(f"benchmarks/client.py: {data} must hold JPEG files (*.jpg). Received: none.")
-        return found
-    made.mkdir()
-    noise: npt.NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (PICTURES, 75, 100, 3), np.uint8)
+            sys.exit(f"benchmarks.client: --data must hold JPEG files (*.jpg). Received: {data} without any.")
+        return found[:: max(1, len(found) // count)][:count]
+    directory.mkdir()
+    noise: npt.NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (count, 75, 100, 3), np.uint8)
     for number, levels in enumerate(noise):
-        Image.fromarray(levels).resize((800, 600), Image.Resampling.BICUBIC).save(made / f"{number}.jpg")
-    return sorted(made.glob("*.jpg"))
+        image = Image.fromarray(levels).resize((800, 600), Image.Resampling.BICUBIC)
+        image.save(directory / f"{number}.jpg")
+    return sorted(directory.glob("*.jpg"))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import keras
 import tensorflow as tf
 
 from local_server import configuration
+from local_server.grpc_api import build_server
 from local_server.models import Models
-from local_server.services import build_server
 from serving_client import Client
 from trainer import run
 from trainer.commands import sample
@@ -103,7 +103,7 @@ class serving:
 
     def __init__(self, name: str, base_path: Path, max_threads: int = 8) -> None:
         self.models = Models()
-        self.models.configure(configuration.of_one_model(name, base_path))
+        self.models.configure(configuration.single_model(name, base_path))
         self.server, self.port = build_server(self.models, "localhost:0", max_threads)
 
     def __enter__(self) -> tuple[str, Models]:

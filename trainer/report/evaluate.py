@@ -18,10 +18,9 @@ from trainer.data import (
     find_duplicates,
     find_undecodable,
     invalid_images_error,
-    join_names,
     scan_split,
 )
-from trainer.errors import DataError, StorageError
+from trainer.errors import DataError, StorageError, join_names
 from trainer.export import PublishedVersion
 from trainer.model import loss_function
 from trainer.report.report import HTML_NAME, Report, Timings, write_report
@@ -91,7 +90,7 @@ def _check_classes(version: PublishedVersion, found: ImageSet, data: Path) -> No
 def _answer(version: PublishedVersion, found: ImageSet) -> tuple[np.ndarray, np.ndarray]:
     with progress.bar(_INFERENCE, len(found)) as advance:
         try:
-            logits, probabilities = version.answer(found.paths, on_images=advance)
+            logits, probabilities = version.predict_files(found.paths, on_images=advance)
             if np.isfinite(logits).all():
                 return logits, probabilities
             raise invalid_images_error(find_undecodable([found]), len(found), can_be_skipped=False)

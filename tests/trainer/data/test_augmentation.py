@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.augmentation import view_seed
-from trainer.data.images import scan_split
+from trainer.data.folders import scan_split
 from trainer.data.pipeline import ImageExamples
-from trainer.model.backbones import find_backbone
+from trainer.model import find_backbone
 
 
 def examples(tree: Path, seed: int = 0) -> ImageExamples:
@@ -24,11 +24,11 @@ def test_a_copy_depends_on_image_view_and_seed_and_not_on_its_neighbours(image_t
     shuffled = np.random.default_rng(0).permutation(order)
     np.testing.assert_array_equal(levels(these, order)[shuffled], levels(these, shuffled, batch_size=5))
     other = levels(examples(image_tree, seed=1), order)
-    np.testing.assert_array_equal(other[:count], levels(these, order[:count]))  # the images as they are
+    np.testing.assert_array_equal(other[:count], levels(these, order[:count]))  # view 0: the unchanged images
     assert np.abs(other[count:] - levels(these, order[count:])).mean() > 1
 
 
-def test_copies_are_changed_pictures_in_the_same_range(image_tree: Path) -> None:
+def test_augmented_copies_differ_and_stay_in_range(image_tree: Path) -> None:
     these = examples(image_tree)
     count = len(these.images)
     plain, first, second = np.split(levels(these, np.arange(3 * count)), 3)
@@ -36,7 +36,7 @@ def test_copies_are_changed_pictures_in_the_same_range(image_tree: Path) -> None
         assert copy.min() >= 0
         assert copy.max() <= 255
         assert (np.abs(copy - plain).mean(axis=(1, 2, 3)) > 0.5).all()
-        # Still the same picture: nearer to its own original than to the others, on the whole.
+        # Still the same image: most copies are nearer to their own original than to any other.
         distance = np.abs(copy[:, None] - plain[None]).mean(axis=(2, 3, 4))
         assert np.mean(distance.argmin(1) == np.arange(count)) > 0.6
     assert np.abs(first - second).mean() > 1

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+from trainer.data.images import scan_split
 
 from local_server.batching import BatchScheduler
 from local_server.configuration import BatchingParameters
@@ -17,7 +18,6 @@ from trainer import __main__ as cli
 from trainer import run
 from trainer.config import TrainConfig
 from trainer.data import pipeline
-from trainer.data.images import scan_split
 from trainer.data.pipeline import ImageExamples
 from trainer.errors import ExportMismatchError
 from trainer.export import signatures

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from trainer.data.images import Splits, scan_folders
 
 from trainer.config import TrainConfig
-from trainer.data.images import Splits, scan_folders
 from trainer.errors import ConfigError, StorageError
 from trainer.training.run_directory import RunDirectory, choose_run_id, run_identity
 

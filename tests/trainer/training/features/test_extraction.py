@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
 from trainer.data.images import scan_split
+
 from trainer.data.pipeline import ImageExamples
 from trainer.errors import StoppedError, StorageError
 from trainer.model.backbones import find_backbone

@@ -1,0 +1,50 @@
+"""The layout that docs/architecture.md describes; `lint-imports` (pyproject.toml) checks who imports whom."""
+
+import re
+import statistics
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("trainer", "serving_client", "local_server")
+
+
+def modules(package: str) -> list[Path]:
+    """Return the modules that people write and read, without `__init__` and `__main__`."""
+    return [
+        path
+        for path in (ROOT / package).rglob("*.py")
+        if not path.name.startswith("__") and not path.name.endswith("_pb2.py")
+    ]
+
+
+def line_count(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def test_the_trainers_folder_can_be_taken_in_at_a_glance() -> None:
+    entries = [path for path in (ROOT / "trainer").iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 14, sorted(path.name for path in entries)
+
+
+def test_modules_are_neither_crumbs_nor_loaves() -> None:
+    for package in PACKAGES:
+        crumbs = [str(path) for path in modules(package) if line_count(path) < 40]
+        assert not crumbs
+        assert 80 <= statistics.median(map(line_count, modules(package))) <= 250
+
+
+def test_no_two_modules_of_a_package_differ_by_an_ending() -> None:
+    for package in PACKAGES:
+        for path in modules(package):
+            siblings = [other.stem for other in path.parent.glob("*.py") if other != path]
+            pairs = [other for other in siblings if other.startswith(path.stem) and len(path.stem) > 2]
+            assert not pairs, f"{path}: {pairs}"
+
+
+def test_each_suppressed_lint_has_its_reason() -> None:
+    for package in (*PACKAGES, "tests", "benchmarks", "examples"):
+        for path in (ROOT / package).rglob("*.py"):
+            for number, line in enumerate(path.read_text().splitlines(), start=1):
+                ignored = re.search(r"# (type: ignore|noqa)\b(.*)", line)
+                if ignored and "_pb2" not in path.name:
+                    assert re.fullmatch(r"(\[[\w,-]+\]|: \w+)  # .+", ignored[2]), f"{path}:{number}"
