@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# ImageNet's 1,000 classes, with no training: examples/serve_a_pretrained_network.sh IMAGE [FLAG...]
-# FLAGs are those of `python -m trainer export-pretrained`, such as --backbone xception.
+# Serve ImageNet's 1,000 classes without training: examples/serve_a_pretrained_network.sh IMAGE [FLAG...]
+# It passes the flags to `python -m trainer export-pretrained`, for example --backbone xception.
 set -euo pipefail
-image=${1:?which image?}
+image=${1:?"usage: examples/serve_a_pretrained_network.sh IMAGE [FLAG...]"}
 shift
 out=${OUT:-examples-out} port=${PORT:-8500}
 

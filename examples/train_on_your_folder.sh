@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# From a folder of labelled pictures to answers: examples/train_on_your_folder.sh DIR [FLAG...]
+# Train on your folder of labelled images, then serve it: examples/train_on_your_folder.sh DIR [FLAG...]
 # DIR holds train/CLASS/*, validation/CLASS/* and test/CLASS/*.
 set -euo pipefail
-data=${1:?which folder?}
+data=${1:?"usage: examples/train_on_your_folder.sh DIR [FLAG...]"}
 shift
 out=${OUT:-examples-out} port=${PORT:-8500}
 
-# What would fail after hours fails here, within seconds.
+# Check within seconds what would otherwise fail after hours.
 python -m trainer doctor --data "$data" --model-dir "$out/models" --name mine "$@"
 
 python -m trainer train --data "$data" --model-dir "$out/models" --name mine "$@"
 
-# Once more, through the SavedModel that is served, on pictures that nothing was chosen by.
+# Measure the published SavedModel on the test split, which training did not use.
 python -m trainer evaluate --model "$out/models/mine" --data "$data/test"
 
 python -m local_server --model_name mine --model_base_path "$out/models/mine" --port "$port" &

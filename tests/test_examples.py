@@ -1,11 +1,10 @@
-"""The examples do what examples/README.md says of them, as they stand there."""
+"""Each example does what examples/README.md says about it."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import httpx
 import pytest
 
 from tests.conftest import serving
+from tests.trainer.processes import free_port
 from trainer import run
 
 ROOT = Path(__file__).parents[1]
@@ -22,23 +22,12 @@ EXAMPLES = ROOT / "examples"
 
 Example = Callable[..., str]
 
-
-def free_port() -> int:
-    """Return the first of two ports that nobody uses."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("localhost", 0))
-            port: int = first.getsockname()[1]
-            try:
-                second.bind(("localhost", port + 1))
-            except OSError:
-                continue
-            return port
+pytestmark = pytest.mark.examples
 
 
 @pytest.fixture
 def example(tmp_path: Path) -> Example:
-    """Runs a script in a shell as a reader does, and returns what it printed."""
+    """Runs a script in a shell, as a reader does, and returns its stdout."""
 
     def run_script(name: str, *arguments: object) -> str:
         environment = {
@@ -63,7 +52,7 @@ def example(tmp_path: Path) -> Example:
 
 @pytest.fixture
 def flags(weights_file: Path) -> list[str]:
-    """Those of a small and quick run."""
+    """The flags of a small and quick run."""
     text = f"--backbone vgg16 --weights {weights_file} --image-size 32 --learning-rate 0.03 --epochs 3"
     return text.split()
 
@@ -104,7 +93,7 @@ def test_fine_tune_on_two_nodes(example: Example, image_tree: Path, flags: list[
 
 @pytest.fixture
 def service(published: run.Published) -> Iterator[str]:
-    """The address of the asyncio service, which asks a server with the tests' model."""
+    """The address of the asyncio service, which calls a server with the tests' model."""
     port = free_port()
     with serving("tiny", published.path.parent) as (address, _):
         process = subprocess.Popen(
@@ -125,6 +114,6 @@ def test_asyncio_service(service: str, image_tree: Path) -> None:
             answer = http.post("/tags", content=path.read_bytes())
             assert answer.status_code == 200
             assert path.parent.name in answer.json()
-        answer = http.post("/tags", content=b"no picture")
+        answer = http.post("/tags", content=b"a text")
     assert answer.status_code == 400
     assert "cannot be decoded" in answer.json()["detail"]

@@ -1,11 +1,13 @@
-"""Wheel and sdist hold what they should, and work in empty environments: each extra with what it says."""
+"""Wheel and sdist are complete, and each extra installs what its commands need in an empty environment."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
+import time
 import venv
 import zipfile
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.test_examples import free_port
+from tests.trainer.processes import free_port
 
 ROOT = Path(__file__).parents[1]
 NAME = "image-classifier-on-kubernetes"
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.packages
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory with both; the wheel is built from the sdist, as `python -m build` does."""
+    """The directory of both; `python -m build` builds the wheel from the sdist."""
     directory = tmp_path_factory.mktemp("dist")
     subprocess.run([sys.executable, "-m", "build", "--outdir", directory, ROOT], check=True)
     return directory
@@ -44,7 +46,7 @@ def sdist(built: Path) -> Path:
 
 
 class Environment:
-    """An empty virtual environment; what runs in it runs in an empty folder."""
+    """An empty virtual environment, whose programs run in an empty folder."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -55,15 +57,26 @@ class Environment:
     def install(self, what: str) -> None:
         self.run("python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", what)
 
-    def has(self, module: str) -> bool:
-        code = f"import importlib.util; print(importlib.util.find_spec({module!r}) is not None)"
-        return self.run("python", "-c", code).strip() == "True"
+    def packages(self) -> set[str]:
+        """Return the names of the installed packages, without pip and its own."""
+        listed = json.loads(self.run("python", "-m", "pip", "list", "--format", "json"))
+        return {one["name"].lower().replace("_", "-") for one in listed} - {"pip", "setuptools"}
 
-    def run(self, program: str, *arguments: object, code: int = 0) -> str:
-        """Return what it printed; if it is to fail, to stderr."""
+    def seconds(self, *arguments: object) -> float:
+        """Return how long `python` takes with these arguments: the best of three runs."""
+        times = []
+        for _ in range(3):
+            started = time.monotonic()
+            self.run("python", *arguments)
+            times.append(time.monotonic() - started)
+        return min(times)
+
+    def run(self, program: str, *arguments: object, code: int = 0, **variables: str) -> str:
+        """Return stdout, or stderr if the program is expected to fail."""
         done = subprocess.run(
             [self.home / "bin" / program, *map(str, arguments)],
             cwd=self.work,
+            env={**os.environ, **variables},
             capture_output=True,
             text=True,
             timeout=900,
@@ -94,12 +107,13 @@ def test_the_sdist_is_the_repository_and_the_wheel_the_three_packages(sdist: Pat
 
 
 @pytest.mark.parametrize("form", ["wheel", "sdist"])
-def test_the_client_works_alone_and_says_what_else_needs(
+def test_the_client_works_without_an_extra_and_other_commands_name_theirs(
     form: str, request: pytest.FixtureRequest, tmp_path: Path, address: str, image_tree: Path
 ) -> None:
     environment = Environment(tmp_path / "env")
     environment.install(str(request.getfixturevalue(form)))
-    assert not environment.has("tensorflow") and not environment.has("fastapi")
+    core = {"grpcio", "numpy", "pillow", "protobuf", "typing-extensions"}  # grpcio needs the last
+    assert environment.packages() == core | {NAME}
     picture = image_tree / "test/sun/000.jpg"
     out = environment.run(
         "serving-client", "classify", picture, "--server", address, "--model", "tiny", "--json"
@@ -107,7 +121,7 @@ def test_the_client_works_alone_and_says_what_else_needs(
     assert json.loads(out)["scores"][0]["label"]
     for program, arguments, extra in (
         ("trainer", ["train", "--data", "x", "--model-dir", "y"], "train"),
-        ("trainer", ["submit"], "train"),
+        ("trainer", ["submit"], "cluster"),
         ("local-server", ["--model_base_path", "/x"], "train"),
         ("serving-client", ["gateway", "--model", "x"], "gateway"),
     ):
@@ -121,7 +135,7 @@ def test_the_gateway_works_with_its_extra_alone(
 ) -> None:
     environment = Environment(tmp_path / "env")
     environment.install(f"{wheel}[gateway]")
-    assert not environment.has("tensorflow")
+    assert "tensorflow" not in environment.packages()
     port = free_port()
     picture = (image_tree / "test/sun/000.jpg").read_bytes()
     transport = httpx.HTTPTransport(retries=8)  # each waits twice as long: until it is up
@@ -133,6 +147,17 @@ def test_the_gateway_works_with_its_extra_alone(
     ):
         assert http.post("/v1/classify", content=picture).json()["results"][0]["scores"]
         assert "<!doctype html>" in http.get("/").text.lower()
+
+
+def test_the_cluster_commands_need_no_tensorflow_and_start_quickly(wheel: Path, tmp_path: Path) -> None:
+    environment = Environment(tmp_path / "env")
+    environment.install(f"{wheel}[cluster]")
+    assert environment.packages().isdisjoint({"tensorflow", "keras", "matplotlib"})
+    for command in ("jobs", "versions", "submit"):
+        assert environment.seconds("-m", "trainer", command, "--help") < 1
+    # All imports succeed; only a cluster is missing.
+    (line,) = environment.run("trainer", "jobs", code=11, KUBECONFIG="/nowhere").splitlines()
+    assert "KUBECONFIG" in line
 
 
 def test_a_model_is_trained_and_served_with_the_extra_train(

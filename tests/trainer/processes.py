@@ -102,6 +102,19 @@ def assert_same_bits(
         np.testing.assert_array_equal(one, other)
 
 
+def free_port() -> int:
+    """Return a free port of this machine; the one after it is free too."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("localhost", 0))
+            port: int = first.getsockname()[1]
+            try:
+                second.bind(("localhost", port + 1))
+            except OSError:
+                continue
+            return port
+
+
 def tf_configs(workers: int) -> list[dict[str, str]]:
     """Return the environment of each worker, on free ports of this machine."""
     sockets = [socket.create_server(("localhost", 0)) for _ in range(workers)]
