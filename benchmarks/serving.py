@@ -126,7 +126,9 @@ def requests_for(image: Path, spec: InputSpec) -> dict[str, bytes]:
     row = preprocessing.preprocess(image, spec)[np.newaxis]
     return {
         "images": codec.encode_predict_request("m", SIGNATURES["images"], {"images": row}),
-        "encoded": codec.encode_predict_request("m", SIGNATURES["encoded"], {"encoded": [image.read_bytes()]}),
+        "encoded": codec.encode_predict_request(
+            "m", SIGNATURES["encoded"], {"encoded": [image.read_bytes()]}
+        ),
     }
 
 
