@@ -1,10 +1,10 @@
-"""`python -m trainer train` as processes of their own, for tests that kill them."""
+"""`python -m trainer train` in processes that tests may kill."""
 
 from __future__ import annotations
 
 import json
 import os
-import resource
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+_LIBRARY_NOTE = re.compile(r"WARNING: All log messages before absl::|[IWEF]\d{4} \d\d:\d\d")
+
 
 class Trainer:
     """A running trainer, whose log is read line by line."""
@@ -24,26 +26,18 @@ class Trainer:
         self,
         settings: Mapping[str, object],
         environment: Mapping[str, str] | None = None,
-        largest_file_bytes: int | None = None,
     ) -> None:
-        flags = [part for key, value in settings.items() for part in _flag(key, value)]
-
-        def limit() -> None:
-            assert largest_file_bytes is not None
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, largest_file_bytes))
-
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", "train", *flags],
+            [sys.executable, "-m", "trainer", "train", *flags_of(settings)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONFAULTHANDLER": "1", **(environment or {})},
-            preexec_fn=limit if largest_file_bytes else None,
         )
         self.log: list[str] = []
 
     def wait_for(self, part: str) -> str | None:
-        """Return the first line of the log that holds this; None if the process ends without one."""
+        """Return the first line of the log that contains `part`; None if the process ends without one."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line)
@@ -52,9 +46,9 @@ class Trainer:
         return None
 
     def finish(self, timeout_s: float = 120) -> int:
-        """Return the exit code; the rest of the log is then read.
+        """Wait for the end, read the rest of the log and return the exit code.
 
-        A process that hangs is ended with SIGABRT, and its log shows where it hung.
+        SIGABRT ends a process that hangs, and its log then shows where.
         """
         try:
             _, rest = self.process.communicate(timeout=timeout_s)
@@ -65,8 +59,18 @@ class Trainer:
         return self.process.returncode
 
     @property
+    def own_log(self) -> list[str]:
+        """The log without what TensorFlow's libraries write to stderr while they are imported."""
+        return [line for line in self.log if not _LIBRARY_NOTE.match(line)]
+
+    @property
     def last_line(self) -> str:
         return self.log[-1] if self.log else ""
+
+
+def flags_of(settings: Mapping[str, object]) -> list[str]:
+    """Return the command line for these settings of `train`."""
+    return [part for key, value in settings.items() for part in _flag(key, value)]
 
 
 def _flag(key: str, value: object) -> list[str]:
@@ -80,7 +84,7 @@ def result_of(model_directory: Path, run_id: str) -> tuple[list[np.ndarray], lis
     """Return the variables of the only version, and the history of the run without its times."""
     (version,) = model_directory.glob("[0-9]*")
     reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
-    # Not the graph of objects that lies beside them: it names functions by a counter.
+    # Without the graph of objects beside them, which names functions by a counter.
     names = sorted(name for name in reader.get_variable_to_shape_map() if not name.startswith("_CHECK"))
     values = [reader.get_tensor(name) for name in names]
     values.sort(key=lambda value: (value.shape, value.tobytes()))  # Keras numbers them in no fixed order
