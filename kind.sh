@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A cluster on this machine, and the whole way on it. `make kind` runs this; `make kind-down` takes it away.
+# Create a kind cluster on this machine, then train, serve and classify on it. `make kind` runs this script and
+# `make kind-down` deletes the cluster.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -18,12 +19,13 @@ fi
 
 for program in docker kind kubectl; do
   if ! type -P "$program" > /dev/null; then
-    echo "make kind: $program is needed. See https://kind.sigs.k8s.io/docs/user/quick-start" >&2
+    echo "make kind: $program must be installed. Received: not found in PATH." \
+      "See https://kind.sigs.k8s.io/docs/user/quick-start" >&2
     exit 1
   fi
 done
 
-# The cluster's volumes are folders of this machine; its pods have another user.
+# The cluster's volumes are folders on this machine. The pods run as another user.
 mkdir -p "$out/models"
 chmod 777 "$out/models"
 if [[ ! -d $out/data/train ]]; then
@@ -35,7 +37,7 @@ if ! kind get clusters 2> /dev/null | grep -qx "$cluster"; then
   step kind create cluster --name "$cluster" --config "$out/config.yaml" --wait 120s
 fi
 
-# Whatever cluster the user's own kubeconfig names.
+# Use this cluster, whatever the user's own kubeconfig names.
 kind get kubeconfig --name "$cluster" > "$out/kubeconfig"
 export KUBECONFIG=$out/kubeconfig
 
@@ -51,8 +53,8 @@ step python -m trainer logs train-classifier --follow
 step kubectl rollout status deployment/classifier --timeout=5m
 step kubectl rollout status deployment/classifier-gateway --timeout=5m
 
-# A port-forward to SERVICE:PORT, on a port that it chooses; its address is in $address. It writes to a file, for as
-# long as it lives: a line for each connection.
+# Forward a free local port to SERVICE's PORT and set $address to it. kubectl logs each connection, so its output goes
+# to a file.
 forward() {
   kubectl port-forward "service/$1" ":$2" > "$out/forward-$1.log" &
   address=
@@ -66,7 +68,7 @@ trap 'kill $(jobs -p) 2> /dev/null' EXIT
 forward classifier 8500
 step python -m serving_client classify "$out"/data/test/*/000.jpg --server "$address" --model classifier
 forward classifier-gateway 80
-printf '\nThe gateway: http://%s (Ctrl-C ends the port-forward; make kind-down takes the cluster away)\n' "$address"
+printf '\nThe gateway is at http://%s. Ctrl-C ends the port-forward; make kind-down deletes the cluster.\n' "$address"
 python -m webbrowser "http://$address" > /dev/null 2>&1 || true
 if [[ -t 1 ]]; then
   wait

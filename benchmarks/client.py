@@ -118,7 +118,7 @@ def call_overhead(image: Path, workload: Workload) -> dict[str, float]:
     with stub_server.running(CLASSIFIED_PX) as address, Client(address, model="m") as client:
         spec = client.describe().input
         row = preprocessing.preprocess(image, spec)[np.newaxis]
-        request = codec.predict_request("m", "serving_default", {"images": row})
+        request = codec.encode_predict_request("m", "serving_default", {"images": row})
         bare = Call(wire.PREDICT, request)
         whole, parts = alternate(
             workload.call_rounds,
@@ -148,7 +148,7 @@ def request_build(workload: Workload) -> dict[str, float]:
 
     ours_s, tensor_s, theirs_s = alternate(
         workload.build_rounds,
-        lambda: codec.predict_request("m", "serving_default", {"images": batch}),
+        lambda: codec.encode_predict_request("m", "serving_default", {"images": batch}),
         lambda: tf.make_tensor_proto(batch),
         theirs,
     )
@@ -190,7 +190,7 @@ def jpeg_to_request(files: Sequence[Path], workload: Workload) -> dict[str, floa
     def one_thread() -> None:
         for batch in batches:
             rows = np.stack([preprocessing.preprocess(file, spec) for file in batch])
-            codec.predict_request("m", "serving_default", {"images": rows})
+            codec.encode_predict_request("m", "serving_default", {"images": rows})
 
     with InstantClient(size) as client:
 
@@ -218,7 +218,7 @@ class InstantClient(Client):
 
     def send(self, call: Call) -> bytes:
         """Answer the call."""
-        return stub_server.answer(call.request, self._card_json)
+        return stub_server.respond(call.request, self._card_json)
 
 
 def environments(work: Path, workload: Workload) -> dict[str, float]:

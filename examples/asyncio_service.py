@@ -1,6 +1,6 @@
-"""A service of your own that asks the model: a photograph in, its tags out.
+"""A web service of your own that uses the model: it returns an image's most probable labels.
 
-Needs FastAPI and uvicorn (the extra `gateway` brings them), and a model server:
+It needs FastAPI and uvicorn (the extra `gateway` installs them) and a model server:
 
     MODEL_SERVER=localhost:8500 MODEL=clothing uvicorn --app-dir examples asyncio_service:app
     curl --data-binary @shirt.jpg localhost:8000/tags
@@ -17,7 +17,7 @@ from serving_client import AsyncClient, ImageError, ServingError
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Open one client for the life of the service; all requests share its connection."""
+    """Open one client when the service starts; all requests share its connection."""
     async with AsyncClient(os.environ["MODEL_SERVER"], model=os.environ["MODEL"], timeout_s=5) as client:
         app.state.client = client
         yield
@@ -28,7 +28,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/tags")
 async def tags(request: Request) -> list[str]:
-    """Return the labels that the model gives a probability of a fifth or more."""
+    """Return the labels with a probability of at least 0.2."""
     client: AsyncClient = request.app.state.client
     try:
         (prediction,) = await client.classify([await request.body()], top_k=5)

@@ -1,5 +1,5 @@
-"""TensorFlow Serving's gRPC API over SavedModels, in one Python process.
+"""TensorFlow Serving's gRPC and REST APIs over SavedModels, in one Python process.
 
-For a laptop, tests and CI. Production runs TensorFlow Serving itself, which takes the same flags and
-answers with the same status codes and messages.
+Use it on laptops, in tests and in CI. Production runs TensorFlow Serving itself, which takes the same
+flags and answers with the same status codes and messages.
 """

@@ -1,7 +1,7 @@
-"""Dynamic batching: requests of different callers, put together for one call of the model.
+"""Dynamic batching: combine the requests of several callers into one call of the model.
 
-As TensorFlow Serving's, but for one thing: there a bad request fails all that share its batch, and here
-a request is answered as if it had been alone.
+It works like TensorFlow Serving's batching, with one difference. In TensorFlow Serving, one bad request
+fails every request in its batch. Here each caller gets the answer that its request would get alone.
 
 Source: tensorflow/core/kernels/batching_util/shared_batch_scheduler.h.
 """
@@ -20,13 +20,12 @@ from typing import TypeAlias
 
 import grpc
 import numpy as np
-import tensorflow as tf
 
 from local_server.configuration import BatchingParameters
-from local_server.statuses import StatusError, from_tensorflow, invalid_argument
+from local_server.statuses import StatusError, failed_precondition, invalid_argument
 
-Call: TypeAlias = "Callable[..., list[np.ndarray]]"
-"""From one array per input to one per output."""
+SignatureCall: TypeAlias = "Callable[..., list[np.ndarray]]"
+"""Runs one signature: takes one array per input, returns one array per output."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,9 +38,9 @@ class _Task:
         return len(self.inputs[0])
 
     @property
-    def kind(self) -> str:
-        """What tasks must have in common to be put together."""
-        return repr([(one.dtype, one.shape[1:]) for one in self.inputs])
+    def batch_key(self) -> str:
+        """Tasks can share a batch if their keys are equal: dtype and row shape of each input."""
+        return repr([(array.dtype, array.shape[1:]) for array in self.inputs])
 
 
 class _Batch:
@@ -58,76 +57,77 @@ class _Batch:
 
 
 class BatchScheduler:
-    """The threads that all queues share."""
+    """The threads that run the batches of all queues."""
 
     def __init__(self, parameters: BatchingParameters) -> None:
-        """Start the threads; they end with the process."""
+        """Start the threads. They run until the process exits."""
         self.parameters = parameters
         self._changed = threading.Condition()
-        self._waiting: list[Queue] = []  # those with something in them, fairly: served ones go to the end
+        # The queues that hold tasks. A queue moves to the end once it is served, so that each gets its turn.
+        self._pending: list[Queue] = []
         for number in range(parameters.num_batch_threads):
             threading.Thread(target=self._work, name=f"batch-{number}", daemon=True).start()
 
-    def queue(self, call: Call) -> Queue:
-        """Return a function like `call` that puts its callers' rows together."""
+    def queue(self, call: SignatureCall) -> Queue:
+        """Return a function with the signature of `call` that batches the rows of its callers."""
         return Queue(self, call)
 
     def submit(self, queue: Queue, task: _Task) -> None:
-        """Have a task run with others of its queue.
+        """Run a task together with others of its queue.
 
         Raises:
-          StatusError: UNAVAILABLE: the queue is full.
+          StatusError: UNAVAILABLE if the queue is full.
         """
         with self._changed:
             queue.add(task)
-            if queue not in self._waiting:
-                self._waiting.append(queue)
+            if queue not in self._pending:
+                self._pending.append(queue)
             self._changed.notify()
 
     def _work(self) -> None:
         while True:
             queue, batch = self._next()
-            _run(batch.tasks, queue.call, self.parameters.allowed_batch_sizes)
+            _run_batch(batch.tasks, queue.call, self.parameters.allowed_batch_sizes)
 
     def _next(self) -> tuple[Queue, _Batch]:
         """Wait for a batch that is full or has waited long enough."""
         with self._changed:
             while True:
                 now = time.monotonic()
-                for queue in self._waiting:
+                for queue in self._pending:
                     if queue.ready_at() <= now:
                         batch = queue.take()
-                        self._waiting.remove(queue)
+                        self._pending.remove(queue)
                         if queue.ready_at() < float("inf"):
-                            self._waiting.append(queue)
+                            self._pending.append(queue)
                             self._changed.notify()
                         return queue, batch
-                soonest = min((queue.ready_at() for queue in self._waiting), default=None)
+                soonest = min((queue.ready_at() for queue in self._pending), default=None)
                 self._changed.wait(None if soonest is None else soonest - now)
 
 
 class Queue:
-    """The batches of one signature of one version; the scheduler's lock guards it."""
+    """The batches of one signature of one version, guarded by the scheduler's lock."""
 
-    def __init__(self, scheduler: BatchScheduler, call: Call) -> None:
+    def __init__(self, scheduler: BatchScheduler, call: SignatureCall) -> None:
         self.call = call
         self._scheduler = scheduler
-        self._batches = deque([_Batch()])  # the last one is open
+        self._batches = deque([_Batch()])  # only the last batch takes more tasks
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
-        """Run one request's rows with those of others, and wait for the answer.
+        """Run one request's rows in a batch with others, and wait for the answer.
 
         Raises:
           StatusError: the request cannot be batched, or the queue is full.
-          tf.errors.OpError: the model refuses this request.
+          tf.errors.OpError: the model rejected this request.
         """
-        _check(inputs, self._scheduler.parameters.max_batch_size)
+        _check_inputs(inputs, self._scheduler.parameters.max_batch_size)
         task = _Task(inputs, Future())
         self._scheduler.submit(self, task)
         return task.result.result()
 
     def add(self, task: _Task) -> None:
-        """Add to the open batch, or begin another."""
+        """Add a task to the last batch, or start a new batch if it does not fit."""
         parameters = self._scheduler.parameters
         if self._batches[-1].rows + task.rows > parameters.max_batch_size:
             if len(self._batches) >= parameters.max_enqueued_batches:
@@ -141,7 +141,7 @@ class Queue:
         self._batches[-1].add(task, parameters.batch_timeout_s)
 
     def ready_at(self) -> float:
-        """Return when the first batch may run, by time.monotonic(); infinity: there is none."""
+        """Return when the first batch may run, in time.monotonic() seconds; infinity for an empty queue."""
         first = self._batches[0]
         if not first.tasks:
             return float("inf")
@@ -149,23 +149,23 @@ class Queue:
         return 0.0 if is_full else first.ready_at
 
     def take(self) -> _Batch:
-        """Remove the first batch."""
+        """Remove and return the first batch."""
         batch = self._batches.popleft()
         if not self._batches:
             self._batches.append(_Batch())
         return batch
 
 
-def _check(inputs: Sequence[np.ndarray], max_batch_size: int) -> None:
-    """Refuse what has no rows that could be put with others, in TensorFlow Serving's words."""
+def _check_inputs(inputs: Sequence[np.ndarray], max_batch_size: int) -> None:
+    """Reject inputs without rows to batch, with TensorFlow Serving's messages."""
     if not inputs:
         raise invalid_argument("Batching Run() must have at least one input tensor")
-    if not all(one.ndim for one in inputs):
+    if not all(array.ndim for array in inputs):
         raise invalid_argument("Batching Run() input tensors must have at least one dimension")
-    if len({len(one) for one in inputs}) > 1:
+    if len({len(array) for array in inputs}) > 1:
         raise invalid_argument("Batching Run() input tensors must have equal 0th-dimension size")
     if not len(inputs[0]):
-        # TensorFlow Serving has no answer at all to this one: the call hangs until its deadline.
+        # TensorFlow Serving never answers such a request. The call hangs until its deadline.
         raise invalid_argument("Batching Run() input tensors must have at least one row")
     if len(inputs[0]) > max_batch_size:
         raise invalid_argument(
@@ -173,51 +173,50 @@ def _check(inputs: Sequence[np.ndarray], max_batch_size: int) -> None:
         )
 
 
-def _run(tasks: Sequence[_Task], call: Call, allowed_sizes: Sequence[int]) -> None:
-    """Answer each task, those of a kind together."""
-    kind = attrgetter("kind")
-    for _, alike in groupby(sorted(tasks, key=kind), key=kind):
-        _run_alike(list(alike), call, allowed_sizes)
+def _run_batch(tasks: Sequence[_Task], call: SignatureCall, allowed_sizes: Sequence[int]) -> None:
+    """Answer each task. Tasks with equal keys share a call."""
+    key = attrgetter("batch_key")
+    for _, group in groupby(sorted(tasks, key=key), key=key):
+        _run_group(list(group), call, allowed_sizes)
 
 
-def _run_alike(tasks: Sequence[_Task], call: Call, allowed_sizes: Sequence[int]) -> None:
+def _run_group(tasks: Sequence[_Task], call: SignatureCall, allowed_sizes: Sequence[int]) -> None:
     try:
-        answers = _call_together(tasks, call, allowed_sizes)
-    except Exception as error:  # whatever it is, it is those callers' and not this thread's
+        answers = _call_once(tasks, call, allowed_sizes)
+    except Exception as error:  # any error belongs to a caller and must not end this thread
         if len(tasks) == 1:
             tasks[0].result.set_exception(error)
             return
-        # One of them is bad. Halves, and not each alone: 1 of 64 takes 12 calls and not 64.
+        # At least one task is bad. Halving finds 1 bad task among 64 in 12 calls instead of 64.
         middle = len(tasks) // 2
-        _run_alike(tasks[:middle], call, allowed_sizes)
-        _run_alike(tasks[middle:], call, allowed_sizes)
+        _run_group(tasks[:middle], call, allowed_sizes)
+        _run_group(tasks[middle:], call, allowed_sizes)
         return
     for task, outputs in zip(tasks, answers, strict=True):
-        if len(tasks) > 1 and any(_not_finite(one) for one in outputs):
-            # So `encoded_images` marks a picture that cannot be decoded among others that can be; alone,
-            # it says why (trainer/signatures.py).
-            _run_alike([task], call, allowed_sizes)
+        if len(tasks) > 1 and any(_has_non_finite(output) for output in outputs):
+            # In a batch, the exported `encoded_images` answers an image that it cannot decode with NaN.
+            # Called with that image alone, it raises the decoder's error, which the caller can read.
+            _run_group([task], call, allowed_sizes)
         else:
             task.result.set_result(outputs)
 
 
-def _not_finite(output: np.ndarray) -> bool:
+def _has_non_finite(output: np.ndarray) -> bool:
     return output.dtype.kind == "f" and not np.isfinite(output).all()
 
 
-def _call_together(
-    tasks: Sequence[_Task], call: Call, allowed_sizes: Sequence[int]
+def _call_once(
+    tasks: Sequence[_Task], call: SignatureCall, allowed_sizes: Sequence[int]
 ) -> list[list[np.ndarray]]:
-    """Call once with the rows of all tasks; return each one's part of the outputs."""
+    """Call the model once with the rows of all tasks; return each task's part of the outputs."""
     rows = sum(task.rows for task in tasks)
     size = next((size for size in allowed_sizes if size >= rows), rows)
     columns = zip(*(task.inputs for task in tasks), strict=True)
-    # What fills up a batch repeats its first row, as TensorFlow Serving does.
-    outputs = call(*(_joined(column, size - rows) for column in columns))
+    # The padding repeats the first row, as in TensorFlow Serving.
+    outputs = call(*(_padded(column, size - rows) for column in columns))
     for output in outputs:
         if output.ndim == 0 or len(output) != size:
-            raise StatusError(
-                from_tensorflow(tf.errors.FAILED_PRECONDITION),
+            raise failed_precondition(
                 "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes "
                 "of the input tensors",
             )
@@ -226,6 +225,7 @@ def _call_together(
     return [list(part) for part in zip(*parts, strict=True)]
 
 
-def _joined(arrays: Sequence[np.ndarray], padding: int) -> np.ndarray:
-    filling = [arrays[0][:1]] * padding
-    return np.concatenate([*arrays, *filling]) if len(arrays) + padding > 1 else arrays[0]
+def _padded(arrays: Sequence[np.ndarray], padding_rows: int) -> np.ndarray:
+    """Concatenate the arrays and that many copies of the first row."""
+    padding = [arrays[0][:1]] * padding_rows
+    return np.concatenate([*arrays, *padding]) if len(arrays) + padding_rows > 1 else arrays[0]

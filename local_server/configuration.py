@@ -1,4 +1,4 @@
-"""The files that tensorflow_model_server is configured with: models, batching, monitoring, TLS."""
+"""Read tensorflow_model_server's configuration files: models, batching, monitoring, TLS."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
 class ConfigurationError(Exception):
-    """A file cannot be used; one line that says why."""
+    """A configuration cannot be used. The message is one line that says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchingParameters:
-    """How requests are put together; the defaults are TensorFlow Serving's.
+    """How requests are batched. The defaults are TensorFlow Serving's.
 
     Attributes:
-      max_batch_size: rows of a batch.
-      batch_timeout_s: how long a batch that is not full waits for more, once a thread is free.
-      max_enqueued_batches: of one signature of one version; what comes then is refused.
-      num_batch_threads: batches that are worked on at the same time.
-      allowed_batch_sizes: rising; a batch is filled up to the next of them. Empty: any.
+      max_batch_size: the most rows in a batch.
+      batch_timeout_s: how long a batch that is not full waits for more rows.
+      max_enqueued_batches: per signature and version; a full queue rejects further requests.
+      num_batch_threads: the number of batches that run at the same time.
+      allowed_batch_sizes: in ascending order; a batch is padded to the next larger size. Empty: no padding.
 
     Source: tensorflow/core/kernels/batching_util/shared_batch_scheduler.h.
     """
@@ -44,45 +44,48 @@ class BatchingParameters:
     allowed_batch_sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise ConfigurationError unless the numbers go together."""
+        """Raise ConfigurationError unless the numbers are valid together."""
         sizes = self.allowed_batch_sizes
         if min(self.max_batch_size, self.max_enqueued_batches, self.num_batch_threads) < 1:
-            raise ConfigurationError("max_batch_size and the other numbers must be at least 1.")
+            raise ConfigurationError(
+                "max_batch_size, max_enqueued_batches and num_batch_threads must be at least 1. Received: "
+                f"{self.max_batch_size}, {self.max_enqueued_batches} and {self.num_batch_threads}."
+            )
         if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.max_batch_size):
             raise ConfigurationError(
-                f"allowed_batch_sizes must rise and end with max_batch_size. Received: {list(sizes)} and "
-                f"{self.max_batch_size}."
+                "allowed_batch_sizes must be in ascending order and end with max_batch_size. Received: "
+                f"allowed_batch_sizes={list(sizes)}, max_batch_size={self.max_batch_size}."
             )
 
 
 def read_models(path: Path) -> ModelServerConfig:
-    """Read what --model_config_file takes.
+    """Read the file of --model_config_file.
 
     Raises:
-      ConfigurationError: it cannot be read, or names no models.
+      ConfigurationError: the file cannot be read, lists no models, or lists a model twice.
     """
     config = _read(path, ModelServerConfig())
     models = config.model_config_list.config
     names = [model.name for model in models]
     if not models or not all(model.name and model.base_path for model in models):
-        raise ConfigurationError(f"{path} must name models, each with name and base_path.")
+        raise ConfigurationError(f"{path} must list at least one model, each with name and base_path.")
     if len(set(names)) < len(names):
-        raise ConfigurationError(f"{path} must name each model once. Received: {', '.join(names)}.")
+        raise ConfigurationError(f"{path} must list each model once. Received: {', '.join(names)}.")
     return config
 
 
 def of_one_model(name: str, base_path: Path) -> ModelServerConfig:
-    """Return the configuration that --model_name and --model_base_path stand for."""
+    """Return the configuration for --model_name and --model_base_path."""
     config = ModelServerConfig()
     config.model_config_list.config.add(name=name, base_path=str(base_path))
     return config
 
 
 def read_batching(path: Path) -> BatchingParameters:
-    """Read what --batching_parameters_file takes.
+    """Read the file of --batching_parameters_file.
 
     Raises:
-      ConfigurationError: it cannot be read, or its numbers do not go together.
+      ConfigurationError: the file cannot be read, or its numbers are not valid together.
     """
     message = _read(path, configuration_pb2.BatchingParameters())
     given = {
@@ -101,25 +104,27 @@ def read_batching(path: Path) -> BatchingParameters:
 
 
 def read_metrics_path(path: Path) -> str | None:
-    """Read what --monitoring_config_file takes; return the URL path of the metrics, None: there are none.
+    """Read the file of --monitoring_config_file; return the URL path of the metrics, None if disabled.
 
     Raises:
-      ConfigurationError: it cannot be read.
+      ConfigurationError: the file cannot be read.
     """
     prometheus = _read(path, configuration_pb2.MonitoringConfig()).prometheus_config
     return (prometheus.path or METRICS_PATH) if prometheus.enable else None
 
 
 def read_tls(path: Path) -> grpc.ServerCredentials:
-    """Read what --ssl_config_file takes; with `client_verify`, callers need a certificate of `custom_ca`.
+    """Read the file of --ssl_config_file.
+
+    With `client_verify`, clients need a certificate that `custom_ca` signed.
 
     Raises:
-      ConfigurationError: it cannot be read, or lacks a key or certificate.
+      ConfigurationError: the file cannot be read, or a key or certificate is missing.
     """
     message = _read(path, configuration_pb2.SSLConfig())
     if not (message.server_key and message.server_cert) or (message.client_verify and not message.custom_ca):
         raise ConfigurationError(
-            f"{path} must have server_key and server_cert, and custom_ca with client_verify, as PEM."
+            f"{path} must set server_key and server_cert, and with client_verify also custom_ca, as PEM."
         )
     return grpc.ssl_server_credentials(
         [(message.server_key.encode(), message.server_cert.encode())],
@@ -133,4 +138,6 @@ def _read(path: Path, message: _Message) -> _Message:
         return text_format.Parse(path.read_text(encoding="utf-8"), message)
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise ConfigurationError(f"{path} must be a {type(message).__name__} as text: {reason}.") from error
+        raise ConfigurationError(
+            f"{path} must contain a {type(message).__name__} in text format: {reason}."
+        ) from error

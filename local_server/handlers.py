@@ -1,4 +1,4 @@
-"""What the server answers to each request, whichever way it came: gRPC (services.py) or HTTP (rest.py)."""
+"""The answers to each kind of request, whether it came over gRPC (services.py) or HTTP (rest.py)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def predict(models: Models, request: predict_pb2.PredictRequest) -> predict_pb2.
     """Run one signature of one version.
 
     Raises:
-      StatusError: with TensorFlow Serving's code and message; so do the others here.
+      StatusError: with TensorFlow Serving's code and message, as in all functions of this module.
     """
-    _check_spec(request)
+    _check_model_spec(request)
     return models.find(request.model_spec).predict(request)
 
 
@@ -22,12 +22,12 @@ def metadata(
     models: Models, request: get_model_metadata_pb2.GetModelMetadataRequest
 ) -> get_model_metadata_pb2.GetModelMetadataResponse:
     """Return the signatures of one version."""
-    _check_spec(request)
+    _check_model_spec(request)
     if not request.metadata_field:
         raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
     for field in request.metadata_field:
         if field != "signature_def":
-            # TensorFlow Serving joins the two as they are, "%s" and all.
+            # TensorFlow Serving concatenates the two and leaves the "%s" in.
             raise invalid_argument(f"Metadata field %s is not supported{field}")
     servable = models.find(request.model_spec)
     response = get_model_metadata_pb2.GetModelMetadataResponse()
@@ -43,17 +43,17 @@ def metadata(
 def status(
     models: Models, request: get_model_status_pb2.GetModelStatusRequest
 ) -> get_model_status_pb2.GetModelStatusResponse:
-    """Return the state of one version, or of all."""
-    _check_spec(request)
+    """Return the state of one version, or of all versions."""
+    _check_model_spec(request)
     response = get_model_status_pb2.GetModelStatusResponse()
     for version, state in models.states(request.model_spec).items():
-        one = response.model_version_status.add(version=version, state=state.state)
-        one.status.error_code = state.error_code
-        one.status.error_message = state.error_message
+        version_status = response.model_version_status.add(version=version, state=state.state)
+        version_status.status.error_code = state.error_code
+        version_status.status.error_message = state.error_message
     return response
 
 
-def _check_spec(
+def _check_model_spec(
     request: predict_pb2.PredictRequest
     | get_model_metadata_pb2.GetModelMetadataRequest
     | get_model_status_pb2.GetModelStatusRequest,

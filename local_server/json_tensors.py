@@ -1,4 +1,4 @@
-"""TensorFlow Serving's JSON for tensors: a request's body → PredictRequest, PredictResponse → a body.
+"""TensorFlow Serving's JSON format for tensors: JSON body to PredictRequest, PredictResponse to JSON body.
 
 Source: https://www.tensorflow.org/tfx/serving/api_rest, tensorflow_serving/util/json_tensor.cc.
 """
@@ -23,10 +23,10 @@ _BYTES_SUFFIX = "_bytes"
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Read a request's body.
+    """Parse the body of a predict request.
 
     Raises:
-      StatusError: INVALID_ARGUMENT; so do the others here.
+      StatusError: INVALID_ARGUMENT, as in all functions of this module.
     """
     try:
         value = json.loads(body)
@@ -41,21 +41,22 @@ def parse(body: bytes) -> dict[str, Any]:
     return value
 
 
-def fill(
+def set_inputs(
     request: predict_pb2.PredictRequest,
     value: Mapping[str, Any],
     inputs: Mapping[str, meta_graph_pb2.TensorInfo],
 ) -> None:
-    """Put the tensors of a body into a request.
+    """Set the inputs of a request to the tensors of a parsed body.
 
     Args:
-      value: of `parse`: "instances" holds a row each, "inputs" a column each.
-      inputs: of the signature; a body for a single one need not name it.
+      request: changed in place.
+      value: the result of `parse`. "instances" is a list of rows, "inputs" holds one column per input.
+      inputs: the signature's inputs. If there is only one, the body may leave out its name.
     """
     columns = value["inputs"] if "inputs" in value else _columns(value["instances"])
     if not isinstance(columns, dict) or set(columns) == {"b64"}:
         if len(inputs) != 1:
-            raise invalid_argument("JSON Value must name the inputs: the signature has more than one")
+            raise invalid_argument("JSON Value must name the inputs, because the signature has more than one")
         columns = {next(iter(inputs)): columns}
     for name, column in columns.items():
         if name not in inputs:
@@ -64,14 +65,14 @@ def fill(
 
 
 def _columns(instances: object) -> object:
-    """Return rows as columns, if they name their inputs; else as the column that they are."""
+    """Return a column per input name; rows without names are the one column already."""
     if not isinstance(instances, list) or not instances:
-        raise invalid_argument("JSON Value: 'instances' must be a list that is not empty")
+        raise invalid_argument("JSON Value: 'instances' must be a non-empty list")
     first = instances[0]
     if not isinstance(first, dict) or set(first) == {"b64"}:
         return instances
     if not all(isinstance(row, dict) and set(row) == set(first) for row in instances):
-        raise invalid_argument("JSON Value: all 'instances' must have the same names")
+        raise invalid_argument("JSON Value: all 'instances' must name the same inputs")
     return {name: [row[name] for row in instances] for name in first}
 
 
@@ -82,16 +83,16 @@ def _tensor(column: object, data_type: int) -> tensor_pb2.TensorProto:
             return tf.make_tensor_proto(_decoded(column), dtype)
         array = np.array(column)
         if array.dtype.kind not in "biuf":
-            raise ValueError("its lists are not of the same lengths, or hold no numbers")
+            raise ValueError("the lists differ in length, or hold values that are not numbers")
         return tf.make_tensor_proto(array.astype(dtype.as_numpy_dtype))
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise invalid_argument(f"JSON Value is not of expected type: {dtype.name}: {error}") from error
 
 
 def _decoded(value: object) -> object:
-    """Return text as bytes, and what is written in base 64 as what it stands for."""
+    """Turn strings into UTF-8 bytes and {"b64": ...} objects into the bytes they encode, in lists too."""
     if isinstance(value, list):
-        return [_decoded(one) for one in value]
+        return [_decoded(item) for item in value]
     if isinstance(value, str):
         return value.encode()
     if isinstance(value, dict) and set(value) == {"b64"} and isinstance(value["b64"], str):
@@ -103,10 +104,11 @@ def _decoded(value: object) -> object:
 
 
 def to_body(response: predict_pb2.PredictResponse, by_row: bool) -> bytes:
-    """Return an answer as JSON.
+    """Return a response as JSON.
 
     Args:
-      by_row: "predictions", for a request of "instances"; else "outputs".
+      response: of the model.
+      by_row: True for a request with "instances", answered with "predictions"; False for "outputs".
     """
     outputs = {
         name: _values(name, tf.make_ndarray(tensor)) for name, tensor in sorted(response.outputs.items())
@@ -125,12 +127,12 @@ def _unnamed(values: dict[str, Any]) -> object:
 
 def _values(name: str, array: np.ndarray) -> Any:
     if array.dtype != object:
-        # A float32 as the shortest text that reads back as it.
+        # Via text, a float32 becomes the shortest decimal that reads back as the same float32.
         return (array.astype(np.str_).astype(np.float64) if array.dtype == np.float32 else array).tolist()
     if name.endswith(_BYTES_SUFFIX):
-        texts = [{"b64": base64.b64encode(one).decode()} for one in array.ravel()]
+        texts = [{"b64": base64.b64encode(item).decode()} for item in array.ravel()]
     else:
-        texts = [one.decode(errors="replace") for one in array.ravel()]
+        texts = [item.decode(errors="replace") for item in array.ravel()]
     return np.array(texts, object).reshape(array.shape).tolist()
 
 

@@ -1,4 +1,4 @@
-"""Counts and times of requests, for Prometheus, under TensorFlow Serving's own names."""
+"""Prometheus metrics of Predict calls: counts and latencies, under TensorFlow Serving's metric names."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _BUCKETS_US = [10 * 1.8**power for power in range(33)]
 
 
 class Metrics:
-    """The figures of one server; thread-safe."""
+    """The metrics of one server. Thread-safe."""
 
-    def __init__(self, knows: Callable[[str], bool]) -> None:
-        """Set up.
+    def __init__(self, is_configured: Callable[[str], bool]) -> None:
+        """Start with empty metrics.
 
         Args:
-          knows: whether a model of a name is served; calls for others are counted under "", because
-            anybody can make up names.
+          is_configured: tells whether a model name is configured. Calls for other names are counted under
+            "", because callers could otherwise create any number of time series.
         """
-        self._knows = knows
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # TensorFlow Serving has none
+        self._is_configured = is_configured
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # TensorFlow Serving has no _created metrics
         self._registry = CollectorRegistry()
         self._counts = _RequestCounts()
         self._registry.register(self._counts)
@@ -40,23 +40,25 @@ class Metrics:
         )
 
     def record(self, model: str, entrypoint: str, status: str, seconds: float) -> None:
-        """Count one Predict.
+        """Record one Predict call.
 
         Args:
+          model: the name in the request.
           entrypoint: "GRPC" or "REST".
-          status: a gRPC status code's name.
+          status: the name of a gRPC status code.
+          seconds: the duration of the call.
         """
-        model = model if self._knows(model) else ""
+        model = model if self._is_configured(model) else ""
         self._counts.add(model, status)
         self._latency_us.labels(model, "predict", entrypoint).observe(seconds * 1e6)
 
     def text(self) -> bytes:
-        """Return all figures as Prometheus reads them."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class _RequestCounts(Collector):
-    """A counter without the "_total" that prometheus_client adds to every counter's name."""
+    """A counter without the "_total" suffix that prometheus_client adds to every counter's name."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""The models that are served, and the labels that stand for versions of them."""
+"""The configured models and their version labels."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ _log = logging.getLogger(__name__)
 
 
 class Models:
-    """What a ModelServerConfig names; thread-safe but for `configure` and `poll`, which one thread calls."""
+    """The models of a ModelServerConfig.
+
+    Thread-safe, except `configure` and `poll`, which must be called from one thread.
+    """
 
     def __init__(self, load: Load = Servable, allow_labels_for_unavailable: bool = False) -> None:
-        """Set up with no model.
+        """Start without models.
 
         Args:
-          allow_labels_for_unavailable: a label that is new may point at a version that is not loaded yet;
-            one that moves never may, so that its callers are never without an answer.
+          load: loads one version.
+          allow_labels_for_unavailable: whether a new label may point at a version that is not loaded yet.
+            An existing label may never move to such a version, so its callers always get an answer.
         """
         self._load = load
         self._allow_labels_for_unavailable = allow_labels_for_unavailable
@@ -33,48 +37,48 @@ class Models:
         self._labels: dict[str, dict[str, int]] = {}
 
     def configure(self, config: ModelServerConfig) -> None:
-        """Serve what this configuration names, and from the next poll on nothing else.
+        """Apply a configuration: its labels at once, its models and versions with the next poll.
 
-        Labels first: while a label moves, both its versions are there.
+        A label moves before its old version is retired, so calls by label always find a loaded version.
 
         Raises:
-          StatusError: FAILED_PRECONDITION: a label would point at a version that is not there; nothing
-            has changed then.
+          StatusError: FAILED_PRECONDITION if a label would point at a version that is not loaded. The
+            previous configuration then stays in force.
         """
-        given = {model.name: model for model in config.model_config_list.config}
-        labels = {name: dict(model.version_labels) for name, model in given.items()}
-        for name, its_labels in labels.items():
-            for label, version in its_labels.items():
+        configured = {model.name: model for model in config.model_config_list.config}
+        labels = {name: dict(model.version_labels) for name, model in configured.items()}
+        for name, versions_by_label in labels.items():
+            for label, version in versions_by_label.items():
                 self._check_label(name, label, version)
         models = {}
-        for name, model in given.items():
-            known = self._models.get(name)
-            if known is None or known.base_path != Path(model.base_path):
-                known = ModelVersions(name, Path(model.base_path), load=self._load)
-            known.policy = model.model_version_policy
-            models[name] = known
+        for name, model in configured.items():
+            versions = self._models.get(name)
+            if versions is None or versions.base_path != Path(model.base_path):
+                versions = ModelVersions(name, Path(model.base_path), load=self._load)
+            versions.policy = model.model_version_policy
+            models[name] = versions
         with self._lock:
-            gone = [model for name, model in self._models.items() if models.get(name) is not model]
+            removed = [model for name, model in self._models.items() if models.get(name) is not model]
             self._models, self._labels = models, labels
-        for model in gone:
+        for model in removed:
             model.retire_all()
 
     def poll(self) -> None:
-        """Bring what is loaded in line with what is on disk."""
+        """Load new versions and retire old ones, as the disk and the policies say."""
         for model in self._models.values():
             model.poll()
 
     def is_ready(self) -> bool:
-        """Tell whether every model has a version that answers."""
+        """Return whether every model has a loaded version."""
         return all(model.is_ready() for model in self._models.values())
 
-    def knows(self, name: str) -> bool:
-        """Tell whether a model of this name is served, ready or not."""
+    def is_configured(self, name: str) -> bool:
+        """Return whether a model has this name, ready or not."""
         with self._lock:
             return name in self._models
 
     def find(self, spec: model_pb2.ModelSpec) -> Servable:
-        """Return what a ModelSpec names, by version, by label or the newest.
+        """Return the loaded version that a ModelSpec names: by number, by label, or the newest.
 
         Raises:
           StatusError: NOT_FOUND or INVALID_ARGUMENT.
@@ -90,7 +94,7 @@ class Models:
         return model.find(version)
 
     def states(self, spec: model_pb2.ModelSpec) -> dict[int, VersionState]:
-        """Return the state of each version that a ModelSpec names, the newest first.
+        """Return the states of the versions that a ModelSpec names, newest first.
 
         Raises:
           StatusError: NOT_FOUND or INVALID_ARGUMENT.
@@ -117,12 +121,15 @@ class Models:
         return spec.version.value if spec.HasField("version") else None
 
     def _check_label(self, name: str, label: str, version: int) -> None:
-        """Raise unless a label may point there: UpdateModelVersionLabelMap in server_core.cc."""
+        """Raise StatusError unless the label may point at the version.
+
+        Source: UpdateModelVersionLabelMap in tensorflow_serving/model_servers/server_core.cc.
+        """
         model = self._models.get(name)
-        if model and model.has(version):
+        if model and model.is_loaded(version):
             return
-        before = self._labels.get(name, {}).get(label, version)
-        if not self._allow_labels_for_unavailable or before != version:
+        current = self._labels.get(name, {}).get(label, version)
+        if not self._allow_labels_for_unavailable or current != version:
             raise failed_precondition(
                 f"Request to assign label to version {version} of model {name}, which is not currently "
                 "available for inference"

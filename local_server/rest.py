@@ -1,14 +1,14 @@
-"""TensorFlow Serving's REST API: predict, status and metadata of a model; and the metrics."""
+"""TensorFlow Serving's REST API: predict, status and metadata of a model, and Prometheus metrics."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import logging
 import re
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
@@ -24,7 +24,7 @@ from tensorflow_serving.apis import (
 from local_server import handlers, json_tensors
 from local_server.metrics import Metrics
 from local_server.models import Models
-from local_server.statuses import StatusError, invalid_argument
+from local_server.statuses import StatusError, invalid_argument, unexpected_errors_as_internal
 
 # Source: tensorflow_serving/model_servers/http_rest_api_util.cc.
 _MODEL = (
@@ -33,22 +33,11 @@ _MODEL = (
 _PREDICT = re.compile(_MODEL + r"(?i::predict)")
 _STATUS = re.compile(_MODEL + r"(?P<metadata>(?i:/metadata))?")
 
-# Source: ToHTTPStatusCode in tensorflow_serving/model_servers/http_server.cc.
-_HTTP_STATUS = {
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.FAILED_PRECONDITION: 412,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
-    grpc.StatusCode.UNIMPLEMENTED: 501,
-    grpc.StatusCode.UNAVAILABLE: 503,
-}
 _MAX_BODY_BYTES = 2**28
-
-_log = logging.getLogger(__name__)
 
 
 class RestServer(ThreadingHTTPServer):
-    """A thread for each connection, and no more than `max_threads` calls at the same time."""
+    """Runs one thread per connection, and at most `max_threads` calls at the same time."""
 
     daemon_threads = True
 
@@ -60,10 +49,14 @@ class RestServer(ThreadingHTTPServer):
         metrics: Metrics,
         metrics_path: str | None,
     ) -> None:
-        """Bind and listen.
+        """Bind the address and listen.
 
         Args:
-          metrics_path: where Prometheus finds the metrics; None: nowhere.
+          models: to serve.
+          address: host and port; port 0 picks a free port.
+          max_threads: the most concurrent calls; more get HTTP status 429.
+          metrics: records Predict calls.
+          metrics_path: URL path of the metrics; None turns them off.
         Raises:
           OSError: the address cannot be bound.
         """
@@ -71,10 +64,10 @@ class RestServer(ThreadingHTTPServer):
         self.models = models
         self.metrics = metrics
         self.metrics_path = metrics_path
-        self.calls = threading.BoundedSemaphore(max_threads)
+        self.call_slots = threading.BoundedSemaphore(max_threads)
 
     def start(self) -> None:
-        """Answer, in a thread of its own, until `shutdown`."""
+        """Answer calls in a background thread until `shutdown`."""
         threading.Thread(target=self.serve_forever, name="rest", daemon=True).start()
 
 
@@ -92,28 +85,31 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > _MAX_BODY_BYTES:
-            self.close_connection = True  # the body is not read
-            self._send_error(400, f"Content-Length must be a number up to {_MAX_BODY_BYTES}")
+            self.close_connection = True  # the unread body would look like the next request
+            limit = f"Content-Length must be a number up to {_MAX_BODY_BYTES}."
+            self._send_error(400, f"{limit} Received: {length or None}")
             return
         body = self.rfile.read(int(length))
         self._answer(lambda: self._predict(body))
 
     def _answer(self, handle: Callable[[], bytes]) -> None:
-        """Turn a StatusError into the call's status: the one place where that happens."""
+        """Send the answer of `handle`, or the HTTP status of the StatusError that it raises."""
         try:
-            if not self.server.calls.acquire(blocking=False):
-                raise StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
-            try:
+            with self._call_slot(), unexpected_errors_as_internal():
                 body = handle()
-            finally:
-                self.server.calls.release()
         except StatusError as error:
-            self._send_error(_HTTP_STATUS.get(error.code, 500), error.message)
-        except Exception as error:
-            _log.exception("a call failed")
-            self._send_error(500, f"{type(error).__name__} in the local server; see its log.")
+            self._send_error(error.http_status, error.message)
         else:
             self._send(200, body, "application/json")
+
+    @contextlib.contextmanager
+    def _call_slot(self) -> Iterator[None]:
+        if not self.server.call_slots.acquire(blocking=False):
+            raise StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+        try:
+            yield
+        finally:
+            self.server.call_slots.release()
 
     def _send_error(self, status: int, message: str) -> None:
         self._send(status, json.dumps({"error": message}).encode(), "application/json")
@@ -128,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing of calls, as the gRPC side."""
+        """Log no calls, like the gRPC API."""
 
     def _match(self, pattern: re.Pattern[str]) -> tuple[model_pb2.ModelSpec, dict[str, str | None]]:
         path = urllib.parse.urlsplit(self.path).path
@@ -149,14 +145,14 @@ class _Handler(BaseHTTPRequestHandler):
         if not parts["metadata"]:
             request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
             return _json(handlers.status(self.server.models, request)).encode()
-        asked = get_model_metadata_pb2.GetModelMetadataRequest(
+        metadata_request = get_model_metadata_pb2.GetModelMetadataRequest(
             model_spec=spec, metadata_field=["signature_def"]
         )
-        answer = handlers.metadata(self.server.models, asked)
+        response = handlers.metadata(self.server.models, metadata_request)
         signatures = get_model_metadata_pb2.SignatureDefMap()
-        answer.metadata["signature_def"].Unpack(signatures)
+        response.metadata["signature_def"].Unpack(signatures)
         metadata = f'"metadata": {{"signature_def": {_json(signatures)}}}'
-        return f'{{\n"model_spec":{_json(answer.model_spec)},\n{metadata}\n}}\n'.encode()
+        return f'{{\n"model_spec":{_json(response.model_spec)},\n{metadata}\n}}\n'.encode()
 
     def _predict(self, body: bytes) -> bytes:
         spec, _ = self._match(_PREDICT)
@@ -165,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
             value = json_tensors.parse(body)
             request = predict_pb2.PredictRequest(model_spec=spec)
             request.model_spec.signature_name = value.get("signature_name", "")
-            json_tensors.fill(request, value, self._inputs(request.model_spec))
+            json_tensors.set_inputs(request, value, self._inputs(request.model_spec))
             response = handlers.predict(self.server.models, request)
             answer = json_tensors.to_body(response, by_row="instances" in value)
             status = grpc.StatusCode.OK

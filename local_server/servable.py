@@ -1,8 +1,10 @@
 """One loaded version: a SavedModel in a session, as TensorFlow Serving runs it.
 
-A session, and not `tf.saved_model.load`, because this is the path that TensorFlow Serving takes: the
-same graph, the same kernels and so the same results and messages. Messages about the request itself
-follow tensorflow_serving/servables/tensorflow/predict_util.cc and tensorflow/cc/saved_model/util.cc.
+TensorFlow Serving uses a session instead of `tf.saved_model.load`. Using one here too gives the same
+graph and the same kernels, so results and error messages are the same.
+
+Source: the messages about a request's inputs and outputs are those of
+tensorflow_serving/servables/tensorflow/predict_util.cc and tensorflow/cc/saved_model/util.cc.
 """
 
 from __future__ import annotations
@@ -19,27 +21,35 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow_serving.apis import predict_pb2
 
 from local_server import warmup
-from local_server.batching import BatchScheduler, Call
-from local_server.statuses import StatusError, from_tensorflow, invalid_argument
+from local_server.batching import BatchScheduler, SignatureCall
+from local_server.statuses import (
+    StatusError,
+    code_from_tensorflow,
+    failed_precondition,
+    invalid_argument,
+)
 
 _DEFAULT_SIGNATURE = "serving_default"
-# A tensor may claim a shape far larger than what it carries; TensorFlow Serving's limit is a message's.
+# A tensor may claim a shape far larger than its data. No message holds more than this.
 _MAX_TENSOR_BYTES = 2**31
 
 
 class Servable:
-    """A version that answers Predict; thread-safe."""
+    """A loaded version that answers Predict. Thread-safe."""
 
     def __init__(
         self, name: str, version: int, directory: Path, scheduler: BatchScheduler | None = None
     ) -> None:
-        """Load the SavedModel, and run the requests of its warm-up file.
+        """Load the SavedModel and replay its warm-up requests.
 
         Args:
-          scheduler: puts requests together; None: each is run by itself.
+          name: of the model.
+          version: number of the version.
+          directory: of the SavedModel.
+          scheduler: batches requests; None runs each request alone.
         Raises:
-          tf.errors.OpError, OSError, ValueError, RuntimeError: it is none, or is damaged.
-          WarmupError: it does not answer what its warm-up file asks.
+          tf.errors.OpError, OSError, ValueError, RuntimeError: the SavedModel is missing or damaged.
+          WarmupError: a warm-up request failed, or the file cannot be read.
         """
         self.name = name
         self.version = version
@@ -58,26 +68,24 @@ class Servable:
         self._calls = {key: scheduler.queue(call) for key, call in calls.items()} if scheduler else calls
         self.warmup_requests = warmup.replay(directory, self.predict)
 
-    def _callable(self, signature: meta_graph_pb2.SignatureDef) -> Call:
+    def _callable(self, signature: meta_graph_pb2.SignatureDef) -> SignatureCall:
         options = config_pb2.CallableOptions(
             feed=[signature.inputs[alias].name for alias in sorted(signature.inputs)],
             fetch=[signature.outputs[alias].name for alias in sorted(signature.outputs)],
         )
-        # The public make_callable checks shapes in Python; TensorFlow Serving leaves them to the kernels.
-        call: Call = self._session._make_callable_from_options(options)
+        # The public make_callable checks shapes in Python. In TensorFlow Serving the kernels check them.
+        call: SignatureCall = self._session._make_callable_from_options(options)
         return call
 
     def predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
         """Run one signature.
 
         Raises:
-          StatusError: the request does not fit the signature, or a kernel refused it.
+          StatusError: the request does not match the signature, or a kernel rejected its inputs.
         """
         key = request.model_spec.signature_name or _DEFAULT_SIGNATURE
         if key not in self.signatures:
-            raise StatusError(
-                grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{key}" not found.'
-            )
+            raise failed_precondition(f'Serving signature key "{key}" not found.')
         if key not in self._calls:
             raise StatusError(
                 grpc.StatusCode.INTERNAL,
@@ -91,7 +99,7 @@ class Servable:
         try:
             values = self._calls[key](*inputs)
         except tf.errors.OpError as error:
-            raise StatusError(from_tensorflow(error.error_code), error.message) from error
+            raise StatusError(code_from_tensorflow(error.error_code), error.message) from error
         response = predict_pb2.PredictResponse()
         response.model_spec.name = self.name
         response.model_spec.version.value = self.version
@@ -105,7 +113,7 @@ class Servable:
 def _parse_inputs(
     signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, tensor_pb2.TensorProto]
 ) -> list[np.ndarray]:
-    """Return the inputs in the order of their sorted aliases, each of the signature's dtype."""
+    """Return the inputs as arrays, sorted by alias. Raise StatusError if names or dtypes do not match."""
     _check_input_names(signature, inputs)
     parsed = []
     for index, alias in enumerate(sorted(signature.inputs)):
@@ -157,7 +165,7 @@ def _braced(names: Iterable[str]) -> str:
 
 
 def _dtype_name(number: int) -> str:
-    """Return TensorFlow's C++ name of a dtype, which its messages use."""
+    """Return the C++ name of a dtype, as TensorFlow's messages have it."""
     name: str = tf.as_dtype(number).name
     return {"float32": "float", "float64": "double", "float16": "half"}.get(name, name)
 
@@ -168,7 +176,7 @@ def _from_proto(alias: str, tensor: tensor_pb2.TensorProto) -> np.ndarray:
         if min(sizes, default=0) < 0 or tensor.tensor_shape.unknown_rank:
             raise ValueError("the shape is not fully known")
         if math.prod(sizes) * tf.as_dtype(tensor.dtype).size > _MAX_TENSOR_BYTES:
-            raise ValueError("the shape is larger than a message can be")
+            raise ValueError("the shape is larger than any message")
         value: np.ndarray = tf.make_ndarray(tensor)
         return value
     except (ValueError, TypeError, KeyError, MemoryError) as error:
@@ -176,7 +184,7 @@ def _from_proto(alias: str, tensor: tensor_pb2.TensorProto) -> np.ndarray:
 
 
 def _to_proto(value: np.ndarray) -> tensor_pb2.TensorProto:
-    """Encode as TensorFlow Serving does by default: numbers in their typed field."""
+    """Encode an array as TensorFlow Serving does by default: float32 values in `float_val`."""
     value = np.asarray(value)
     if value.dtype != np.float32:
         return tf.make_tensor_proto(value)

@@ -1,4 +1,4 @@
-"""The server as a whole: configuration → models → gRPC and REST ports, until it is told to stop."""
+"""The whole server: load the configured models, open the gRPC and REST ports, run until told to stop."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from local_server.servable import Servable
 from local_server.services import build_server
 from local_server.statuses import StatusError
 
-# Calls that have begun when the server is told to stop get this long to end.
-_GRACE_S = 10.0
+# How long running calls may take to finish after the server is told to stop.
+_SHUTDOWN_GRACE_S = 10.0
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the flags of the same names say; durations in seconds.
+    """The values of the command-line flags. Durations are in seconds.
 
     Attributes:
-      models: of --model_name and --model_base_path; None: those of `model_config_file`.
-      rest_port: None: no REST API.
-      batching: None: each request is run by itself.
-      metrics_path: on the REST port; None: nowhere.
-      channel_arguments: of gRPC.
-      tls: of gRPC; None: in the clear.
+      models: from --model_name and --model_base_path; None if `model_config_file` lists the models.
+      rest_port: None turns the REST API off.
+      batching: None runs each request alone.
+      metrics_path: URL path on the REST port; None turns the metrics off.
+      channel_arguments: for the gRPC port.
+      tls: for the gRPC port; None serves without TLS.
     """
 
     port: int
@@ -60,13 +60,13 @@ class Settings:
 
 
 class Server:
-    """Bound to its ports from the beginning; answers once every model has a version."""
+    """Binds its ports when created, and answers calls once every model has a loaded version."""
 
     def __init__(self, settings: Settings) -> None:
         """Bind the ports.
 
         Raises:
-          ConfigurationError: a port or the model config file cannot be used.
+          ConfigurationError: a port or the model configuration cannot be used.
         """
         self._settings = settings
         scheduler = BatchScheduler(settings.batching) if settings.batching else None
@@ -77,7 +77,7 @@ class Server:
         self._config: ModelServerConfig | None = None
         self._config_read_at = 0.0
         self._configure(self._read_config())
-        metrics = Metrics(self._models.knows)
+        metrics = Metrics(self._models.is_configured)
         try:
             self._grpc, self.port = build_server(
                 self._models,
@@ -89,7 +89,7 @@ class Server:
                 tls=settings.tls,
             )
         except RuntimeError as error:
-            raise _port_taken("--port", settings.port) from error
+            raise _port_error("--port", settings.port) from error
         self._rest = None
         if settings.rest_port is not None:
             try:
@@ -101,30 +101,30 @@ class Server:
                     settings.metrics_path,
                 )
             except OSError as error:
-                raise _port_taken("--rest_api_port", settings.rest_port) from error
+                raise _port_error("--rest_api_port", settings.rest_port) from error
 
     def run(self, stop: threading.Event) -> None:
-        """Load, answer, follow what changes on disk; return when the calls that had begun have ended."""
-        # What TensorFlow's modules have made is there for good: looking through it for garbage stops all
-        # threads for 0.2 s each time.
+        """Serve, and apply changes on disk, until `stop` is set; then finish running calls and return."""
+        # The objects that TensorFlow's modules created live until the process exits. Without freezing them,
+        # each garbage collection visits them all and stops every thread for 0.2 s.
         gc.collect()
         gc.freeze()
-        # As TensorFlow Serving: the ports answer only once a version is there, so that being reachable
-        # means being ready.
+        # As in TensorFlow Serving, the ports answer only once every model has a version. A caller that can
+        # connect can also predict.
         self._models.poll()
         while not self._models.is_ready() and not stop.wait(self._settings.file_system_poll_s):
             self._poll()
         if not stop.is_set():
             self._grpc.start()
-            _log.info("gRPC on port %d", self.port)
+            _log.info("gRPC API on port %d", self.port)
             if self._rest:
                 self._rest.start()
-                _log.info("REST on port %d", self._rest.server_port)
+                _log.info("REST API on port %d", self._rest.server_port)
         while not stop.wait(self._settings.file_system_poll_s):
             self._poll()
         if self._rest:
             self._rest.shutdown()
-        self._grpc.stop(_GRACE_S).wait()
+        self._grpc.stop(_SHUTDOWN_GRACE_S).wait()
 
     def _poll(self) -> None:
         poll_s = self._settings.model_config_poll_s
@@ -132,7 +132,7 @@ class Server:
             try:
                 self._configure(self._read_config())
             except (ConfigurationError, StatusError) as error:
-                _log.error("the models stay as they are: %s", error)
+                _log.error("Kept the previous model configuration: %s", error)
         self._models.poll()
 
     def _read_config(self) -> ModelServerConfig:
@@ -143,7 +143,7 @@ class Server:
         return self._settings.models
 
     def _configure(self, config: ModelServerConfig) -> None:
-        """Take a configuration, if it is not the one at work."""
+        """Apply a configuration if it differs from the current one."""
         if config != self._config:
             try:
                 self._models.configure(config)
@@ -152,11 +152,12 @@ class Server:
                     raise ConfigurationError(error.message) from error
                 raise
             self._config = config
-            _log.info("serving %s", ", ".join(model.name for model in config.model_config_list.config))
+            names = [model.name for model in config.model_config_list.config]
+            _log.info("Configured models: %s", ", ".join(names))
 
 
-def _port_taken(flag: str, port: int) -> ConfigurationError:
+def _port_error(flag: str, port: int) -> ConfigurationError:
     return ConfigurationError(
-        f"{flag} {port} cannot be used: another program listens there, or this user may not. Stop it or "
-        f"name another {flag}."
+        f"{flag} {port} cannot be opened: another program uses it, or this user has no permission. Stop the "
+        f"other program or choose another {flag}."
     )

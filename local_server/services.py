@@ -1,8 +1,7 @@
-"""TensorFlow Serving's two gRPC services, and the standard health service beside them."""
+"""The gRPC server: TensorFlow Serving's two services and the standard health service."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +20,12 @@ from tensorflow_serving.apis import (
 from local_server import handlers
 from local_server.metrics import Metrics
 from local_server.models import Models
-from local_server.statuses import StatusError
+from local_server.statuses import StatusError, unexpected_errors_as_internal
 
 _Response = TypeVar("_Response")
 
-# The names under which TensorFlow Serving answers health checks.
+# The service names for which TensorFlow Serving answers health checks.
 _HEALTH_SERVICES = ("", "ModelService", "PredictionService")
-
-_log = logging.getLogger(__name__)
 
 
 def build_server(
@@ -41,15 +38,16 @@ def build_server(
     options: Sequence[tuple[str, int | str]] = (),
     tls: grpc.ServerCredentials | None = None,
 ) -> tuple[grpc.Server, int]:
-    """Bind, but do not start, a server.
+    """Create a server that is bound to its port but not started.
 
     Args:
-      address: HOST:PORT; port 0 takes a free one.
-      max_threads: calls that are worked on at the same time; more get RESOURCE_EXHAUSTED.
-      metrics: where calls of Predict are counted.
-      health_service: answer grpc.health.v1 too.
-      options: more of gRPC's channel arguments.
-      tls: None: in the clear.
+      models: to serve.
+      address: HOST:PORT; port 0 picks a free port.
+      max_threads: the most concurrent calls; more get RESOURCE_EXHAUSTED.
+      metrics: records Predict calls.
+      health_service: whether to serve grpc.health.v1 too.
+      options: further gRPC channel arguments.
+      tls: None serves without TLS.
     Returns:
       The server and its port.
     Raises:
@@ -58,10 +56,10 @@ def build_server(
     server = grpc.server(
         ThreadPoolExecutor(max_threads),
         options=[
-            # As TensorFlow Serving's: a batch of float32 images passes gRPC's 4 MiB at once.
+            # TensorFlow Serving's limits. A batch of float32 images soon exceeds gRPC's default of 4 MiB.
             ("grpc.max_receive_message_length", 2**31 - 1),
             ("grpc.max_send_message_length", -1),
-            # Without this a second server on the same port takes half of the calls, unseen.
+            # By default a second server can bind the same port and silently takes half of the calls.
             ("grpc.so_reuseport", 0),
             *options,
         ],
@@ -69,7 +67,7 @@ def build_server(
     )
     port = server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        PredictionService(models, metrics or Metrics(models.knows)), server
+        PredictionService(models, metrics or Metrics(models.is_configured)), server
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(models), server)
     if health_service:
@@ -81,19 +79,17 @@ def build_server(
 
 
 def _answer(handle: Callable[[], _Response], context: grpc.ServicerContext) -> _Response:
-    """Turn a StatusError into the call's status: the one place where that happens."""
+    """Return the result of `handle`, or end the call with the status of the StatusError that it raises."""
     try:
-        return handle()
+        with unexpected_errors_as_internal():
+            return handle()
     except StatusError as error:
         context.abort(error.code, error.message)
-    except Exception as error:
-        _log.exception("a call failed")
-        context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__} in the local server; see its log.")
     raise AssertionError("context.abort raises")
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]  # untyped base
-    """Predict and GetModelMetadata; the other methods answer UNIMPLEMENTED."""
+    """Implements Predict and GetModelMetadata. The other methods answer UNIMPLEMENTED."""
 
     def __init__(self, models: Models, metrics: Metrics) -> None:
         self._models = models
@@ -119,7 +115,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer): 
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]  # untyped base
-    """GetModelStatus; HandleReloadConfigRequest answers UNIMPLEMENTED."""
+    """Implements GetModelStatus. HandleReloadConfigRequest answers UNIMPLEMENTED."""
 
     def __init__(self, models: Models) -> None:
         self._models = models
@@ -127,5 +123,5 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore
     def GetModelStatus(
         self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
     ) -> get_model_status_pb2.GetModelStatusResponse:
-        """Return the state of one version, or of all."""
+        """Return the state of one version, or of all versions."""
         return _answer(lambda: handlers.status(self._models, request), context)

@@ -1,4 +1,4 @@
-"""Which versions of a model are loaded: watches a base path, loads new versions, then retires old ones."""
+"""The loaded versions of one model: watches the base path, loads new versions, then retires old ones."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tensorflow_serving.config.file_system_storage_path_source_pb2 import (
 )
 
 from local_server.servable import Servable
-from local_server.statuses import from_tensorflow, not_found
+from local_server.statuses import code_from_tensorflow, not_found
 
 Policy: TypeAlias = FileSystemStoragePathSourceConfig.ServableVersionPolicy
 Load: TypeAlias = "Callable[[str, int, Path], Servable]"
-"""From model name, version and directory to what answers."""
+"""Loads one version, given the model's name, the version number and the version's directory."""
 
 _ModelVersionStatus = get_model_status_pb2.ModelVersionStatus
 
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class VersionState:
-    """What GetModelStatus says of a version: a ModelVersionStatus.State; error code 0 is OK."""
+    """The state of a version in GetModelStatus: a ModelVersionStatus.State and an error, code 0 if none."""
 
     state: int
     error_code: int = 0
@@ -38,19 +38,22 @@ class VersionState:
 class ModelVersions:
     """The versions of one model.
 
-    As with TensorFlow Serving the policy says which versions on disk are to be served, old ones are
-    retired only when a new one is ready, and a version that failed to load is not tried again until it
-    has been removed. A call that has begun on a retired version ends on it: the session lives as long
-    as somebody holds the servable.
+    The rules are TensorFlow Serving's. The policy selects which versions on disk to serve. Old versions are
+    retired only once a new one is ready. A version that failed to load is tried again only after it was
+    removed from disk. Calls that are running on a retired version finish on it, because each call holds a
+    reference to its servable.
     """
 
     def __init__(
         self, name: str, base_path: Path, policy: Policy | None = None, load: Load = Servable
     ) -> None:
-        """Set up; nothing is loaded before the first poll.
+        """Start without versions; the first poll loads them.
 
         Args:
-          policy: latest { num_versions: N }, all { } or specific { versions: … }; None: the latest one.
+          name: of the model.
+          base_path: directory with the versions.
+          policy: latest { num_versions: N }, all { } or specific { versions: … }; None serves the latest.
+          load: loads one version.
         """
         self.name = name
         self.base_path = base_path
@@ -60,13 +63,13 @@ class ModelVersions:
         self._loaded: dict[int, Servable] = {}
         self._states: dict[int, VersionState] = {}
         self._retired: list[Servable] = []
-        self._waiting_for = ""
+        self._last_warning = ""
 
     def find(self, version: int | None) -> Servable:
-        """Return the servable of that version, or the newest.
+        """Return the servable of a version; None is the newest loaded version.
 
         Raises:
-          StatusError: NOT_FOUND.
+          StatusError: NOT_FOUND if the version is not loaded.
         """
         with self._lock:
             if version is None and self._loaded:
@@ -77,33 +80,36 @@ class ModelVersions:
         raise not_found(f"Servable not found for request: {request}")
 
     def states(self) -> dict[int, VersionState]:
-        """Return the state of each version seen so far, the newest first."""
+        """Return the state of each version seen so far, newest first."""
         with self._lock:
             return dict(sorted(self._states.items(), reverse=True))
 
-    def has(self, version: int) -> bool:
-        """Tell whether a version answers."""
+    def is_loaded(self, version: int) -> bool:
+        """Return whether a version is loaded."""
         with self._lock:
             return version in self._loaded
 
     def is_ready(self) -> bool:
-        """Tell whether any version answers."""
+        """Return whether any version is loaded."""
         with self._lock:
             return bool(self._loaded)
 
     def poll(self) -> None:
-        """Bring what is loaded in line with what is on disk; called from one thread."""
+        """Load new versions and retire old ones; called from one thread."""
         self._retired.clear()
         on_disk = self._versions_on_disk()
         if on_disk is None:
-            return  # a base path that cannot be read for a moment takes no version away
+            return  # keep serving: a shared disk may be unreachable for a moment
         wanted = self._wanted(on_disk)
         if not wanted:
-            self._say_waiting(f"no version to serve, a folder named by an integer, in {self.base_path}")
+            self._warn_once(
+                f"found no version to serve in {self.base_path}. A version is a directory whose name is a "
+                "number."
+            )
         else:
-            self._waiting_for = ""
+            self._last_warning = ""
         with self._lock:
-            # One that failed and is gone from disk may come back mended.
+            # A failed version that was removed from disk may come back fixed.
             for version in set(self._states) - on_disk - set(self._loaded):
                 if self._states[version].error_code:
                     del self._states[version]
@@ -117,13 +123,13 @@ class ModelVersions:
                     self._retire(version)
 
     def retire_all(self) -> None:
-        """Serve this model no more."""
+        """Stop serving this model."""
         with self._lock:
             for version in list(self._loaded):
                 self._retire(version)
 
     def _wanted(self, on_disk: set[int]) -> list[int]:
-        """Return the versions that are to be served, the newest first."""
+        """Return the versions that the policy selects, newest first."""
         newest_first = sorted(on_disk, reverse=True)
         choice = self.policy.WhichOneof("policy_choice")
         if choice == "all":
@@ -140,39 +146,42 @@ class ModelVersions:
         try:
             entries = list(self.base_path.iterdir())
         except OSError as error:
-            self._say_waiting(f"{self.base_path}: {error.strerror}")
+            self._warn_once(f"cannot read {self.base_path}: {error.strerror}.")
             return None
         return {int(entry.name) for entry in entries if entry.name.isdecimal() and entry.is_dir()}
 
-    def _say_waiting(self, reason: str) -> None:
-        """Log a reason once, and not at every poll."""
-        if reason != self._waiting_for:
-            _log.warning("%s: waiting: %s", self.name, reason)
-            self._waiting_for = reason
+    def _warn_once(self, problem: str) -> None:
+        """Log why there is nothing to load, unless the last poll logged the same."""
+        if problem != self._last_warning:
+            _log.warning("Model %s: waiting for a version: %s", self.name, problem)
+            self._last_warning = problem
 
     def _load(self, version: int) -> None:
         self._set(version, VersionState(_ModelVersionStatus.LOADING))
-        _log.info("%s: loading version %d", self.name, version)
+        _log.info("Model %s: loading version %d", self.name, version)
         try:
             servable = self._load_servable(self.name, version, self.base_path / str(version))
-        except Exception as error:  # whatever a damaged SavedModel raises: the versions before stay
-            _log.exception("%s: version %d cannot be loaded", self.name, version)
-            code = from_tensorflow(getattr(error, "error_code", 2)).value[0]
+        except Exception as error:  # a damaged SavedModel raises many types, and older versions must stay
+            _log.exception("Model %s: version %d failed to load", self.name, version)
+            code = code_from_tensorflow(getattr(error, "error_code", 2)).value[0]
             self._set(version, VersionState(_ModelVersionStatus.END, code, str(error)))
             return
         with self._lock:
             self._loaded[version] = servable
             self._states[version] = VersionState(_ModelVersionStatus.AVAILABLE)
         _log.info(
-            "%s: serving version %d, warmed by %d requests", self.name, version, servable.warmup_requests
+            "Model %s: serving version %d after %d warm-up requests",
+            self.name,
+            version,
+            servable.warmup_requests,
         )
 
     def _retire(self, version: int) -> None:
-        # Its memory is given back with the next poll: that takes 40 ms, in which calls wait, and the first
-        # ones to the new version are not to be those.
+        # The next poll frees its memory. That blocks calls for 40 ms, which the first calls to the new
+        # version should not have to wait for.
         self._retired.append(self._loaded.pop(version))
         self._states[version] = VersionState(_ModelVersionStatus.END)
-        _log.info("%s: retired version %d", self.name, version)
+        _log.info("Model %s: retired version %d", self.name, version)
 
     def _set(self, version: int, state: VersionState) -> None:
         with self._lock:

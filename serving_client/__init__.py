@@ -1,7 +1,6 @@
-"""A small gRPC client for image classifiers on TensorFlow Serving; it never imports TensorFlow."""
+"""A small gRPC client for image classifiers on TensorFlow Serving. It never imports TensorFlow."""
 
 from serving_client.aio import AsyncClient
-from serving_client.card import ModelCard
 from serving_client.channel import Tls
 from serving_client.client import Client
 from serving_client.codec import Prediction, Score, VersionStatus
@@ -14,6 +13,7 @@ from serving_client.errors import (
     ServerUnavailable,
     ServingError,
 )
+from serving_client.model_card import ModelCard
 from serving_client.preprocessing import ImageInput, InputSpec, preprocess_input
 
 __all__ = [

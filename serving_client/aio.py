@@ -1,4 +1,4 @@
-"""`AsyncClient`: the same for asyncio."""
+"""`AsyncClient`: the client for asyncio. Its methods are those of `Client`, as coroutines."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ import numpy as np
 import numpy.typing as npt
 
 from serving_client import codec, protocol
-from serving_client.card import ModelCard
-from serving_client.channel import METHODS, Tls, open_aio_channel
-from serving_client.client import IN_FLIGHT
+from serving_client.channel import DEFAULT_TIMEOUT_S, METHODS, Tls, check_timeout, open_aio_channel
+from serving_client.client import STREAM_BATCHES
 from serving_client.codec import Prediction, VersionStatus
 from serving_client.errors import ServingError
+from serving_client.model_card import ModelCard
 from serving_client.preprocessing import ImageInput
 from serving_client.protocol import Call, Protocol, Result, Steps, Via
+
+DEFAULT_MAX_IN_FLIGHT = 32
 
 _T = TypeVar("_T")
 
 
 class AsyncClient:
-    """Asks one model on one server, from one event loop; any number of tasks may share it.
+    """Classifies images with one model on one server, from one event loop. Tasks may share a client.
 
-    Images are decoded in threads, so that the event loop goes on.
+    It decodes images in threads, so the event loop stays responsive.
 
         async with AsyncClient("localhost:8500", model="demo") as client:
             (prediction,) = await client.classify(["cat.jpg"])
@@ -43,35 +45,36 @@ class AsyncClient:
         model: str,
         version: int | None = None,
         label: str | None = None,
-        timeout_s: float = 10.0,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
         wait_for_ready: bool = False,
         tls: Tls | None = None,
-        max_in_flight: int = 32,
+        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
     ) -> None:
-        """Open a channel, in a running event loop; nothing is sent yet.
+        """Open a channel in the running event loop. The first call connects.
 
         Args:
-          max_in_flight: batches that are decoded or sent at the same time; more wait their turn, so that
-            memory stays bounded however many tasks call. The deadline begins with the call. A server
-            refuses more calls than it has threads (its --grpc_max_threads); retries make up for bursts only.
+          max_in_flight: batches of all tasks together that are decoded or sent at the same time; others wait,
+            so memory stays bounded. Waiting does not use up a call's deadline. Keep it near the server's
+            --grpc_max_threads: a server refuses more calls than it has threads, and retries only absorb
+            bursts.
 
-        The others are those of `Client`.
+        `Client` documents the other arguments.
 
         Raises:
-          InvalidRequest: an argument cannot be used.
+          InvalidRequest: an argument is out of range, or a TLS file cannot be read.
         """
-        protocol.check_timeout(timeout_s)
+        check_timeout(timeout_s)
         self._protocol = Protocol(server, model, version, label)
         self._timeout_s = timeout_s
         self._wait_for_ready = wait_for_ready
-        self._turns = asyncio.Semaphore(max_in_flight)
+        self._in_flight = asyncio.Semaphore(max_in_flight)
         self._pool = ThreadPoolExecutor(os.cpu_count(), "classify")
         self._channel = open_aio_channel(server, tls)
         self._methods = {method: self._channel.unary_unary(method) for method in METHODS}
 
     @property
     def server(self) -> str:
-        """The address that it was opened with."""
+        """The server's address as given."""
         return self._protocol.server
 
     @property
@@ -79,44 +82,46 @@ class AsyncClient:
         """The model's name."""
         return self._protocol.model
 
-    async def describe(self) -> ModelCard:
-        """Do as `Client.describe`."""
-        return await self._run(self._protocol.describe())
-
-    async def status(self) -> list[VersionStatus]:
-        """Do as `Client.status`."""
-        return await self._run(self._protocol.status())
-
     async def classify(
         self, images: Iterable[ImageInput], *, top_k: int = 3, via: Via = "images"
     ) -> list[Prediction]:
-        """Do as `Client.classify`."""
+        """Classify images of any size; see `Client.classify`."""
         results = [result async for result in self.stream(images, top_k=top_k, via=via)]
-        return protocol.raise_image_error(results)
+        return protocol.predictions_or_raise(results)
 
     def stream(
         self, images: Iterable[ImageInput], *, top_k: int = 3, via: Via = "images"
     ) -> AsyncIterator[Result]:
-        """Do as `Client.stream`."""
+        """Classify any number of images in bounded memory; see `Client.stream`."""
         protocol.check_classify(images, top_k, via)
         return self._stream(iter(images), top_k, via)
 
     async def predict(self, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
-        """Do as `Client.predict`."""
+        """Send a preprocessed tensor; see `Client.predict`."""
         return await self._run(self._protocol.predict(images))
 
+    async def describe(self) -> ModelCard:
+        """Fetch the model card; see `Client.describe`."""
+        return await self._run(self._protocol.describe())
+
+    async def status(self) -> list[VersionStatus]:
+        """Fetch the state of every version; see `Client.status`."""
+        return await self._run(self._protocol.status())
+
     async def send(self, call: Call) -> bytes:
-        """Do as `Client.send`."""
+        """Make one call of `serving_client.protocol`; see `Client.send`."""
         try:
-            answer: bytes = await self._methods[call.method](
+            response: bytes = await self._methods[call.method](
                 call.request, timeout=self._timeout_s, wait_for_ready=self._wait_for_ready
             )
-            return answer
+            return response
         except grpc.RpcError as error:
-            raise codec.error_from(error.code(), error.details() or "", self.server, self.model) from error
+            raise codec.error_for_status(
+                error.code(), error.details() or "", self.server, self.model
+            ) from error
 
     async def close(self) -> None:
-        """Close the channel; calls that are still waiting end with an error."""
+        """Close the channel. Calls in flight end with an error."""
         await self._channel.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -132,51 +137,54 @@ class AsyncClient:
         await self.close()
 
     async def _stream(self, images: Iterator[ImageInput], top_k: int, via: Via) -> AsyncIterator[Result]:
-        for first in islice(images, 1):  # no images, no call
-            images = chain([first], images)
-            size = await self._run(self._protocol.batch_size(via))
-            pending: deque[asyncio.Task[list[Result]]] = deque()
-            try:
-                while batch := list(islice(images, size)):
-                    steps = self._protocol.classify(batch, top_k, via)
-                    pending.append(asyncio.create_task(self._in_turn(steps)))
-                    if len(pending) == IN_FLIGHT:
-                        for result in await pending.popleft():
-                            yield result
-                while pending:
+        first = list(islice(images, 1))
+        if not first:
+            return  # without images there is nothing to ask the server
+        size = await self._run(self._protocol.batch_size(via))
+        images = chain(first, images)
+        pending: deque[asyncio.Task[list[Result]]] = deque()
+        try:
+            while batch := list(islice(images, size)):
+                steps = self._protocol.classify(batch, top_k, via)
+                pending.append(asyncio.create_task(self._run_in_flight(steps)))
+                if len(pending) == STREAM_BATCHES:
                     for result in await pending.popleft():
                         yield result
-            finally:
-                for task in pending:
-                    task.cancel()
-                await asyncio.gather(*pending, return_exceptions=True)
+            while pending:
+                for result in await pending.popleft():
+                    yield result
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
 
-    async def _in_turn(self, steps: Steps[_T]) -> _T:
-        async with self._turns:
+    async def _run_in_flight(self, steps: Steps[_T]) -> _T:
+        """Run a conversation once fewer than max_in_flight others are running."""
+        async with self._in_flight:
             return await self._run(steps)
 
     async def _run(self, steps: Steps[_T]) -> _T:
-        """Carry out the protocol's calls; what it computes between them, in a thread."""
-        call = await self._resume(steps, None)
+        """Make the conversation's calls one after the other; its computation runs in threads."""
+        call = await self._resume_in_thread(steps, None)
         while isinstance(call, Call):
-            answer: bytes | ServingError
+            response: bytes | ServingError
             try:
-                answer = await self.send(call)
+                response = await self.send(call)
             except ServingError as error:
-                answer = error
-            call = await self._resume(steps, answer)
+                response = error
+            call = await self._resume_in_thread(steps, response)
         return call
 
-    async def _resume(self, steps: Steps[_T], answer: bytes | ServingError | None) -> Call | _T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, _resume, steps, answer)
+    async def _resume_in_thread(self, steps: Steps[_T], response: bytes | ServingError | None) -> Call | _T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, _resume, steps, response)
 
 
-def _resume(steps: Steps[_T], answer: bytes | ServingError | None) -> Call | _T:
+def _resume(steps: Steps[_T], response: bytes | ServingError | None) -> Call | _T:
     """Return the next call, or the result: a future cannot carry StopIteration."""
     try:
-        if isinstance(answer, ServingError):
-            return steps.throw(answer)
-        return next(steps) if answer is None else steps.send(answer)
+        if isinstance(response, ServingError):
+            return steps.throw(response)
+        return next(steps) if response is None else steps.send(response)
     except StopIteration as done:
         result: _T = done.value
         return result

@@ -1,4 +1,4 @@
-"""`python -m serving_client COMMAND`: results on stdout, errors in one line on stderr."""
+"""`python -m serving_client COMMAND`: prints results on stdout, and each error as one line on stderr."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from serving_client import commands, connection
+from serving_client import commands
 from serving_client.errors import ServingError
+from serving_client.flags import add_server_flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code: 0, 1 (something could not be answered) or 2 (usage)."""
+    """Run one command and return its exit code.
+
+    Returns:
+      0 for success, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C, 141 if the reader of stdout has
+      gone.
+    """
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
@@ -22,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ServingError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # `... | head` has seen enough
+    except BrokenPipeError:  # `... | head` closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
@@ -30,93 +36,80 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all that can be said on the command line."""
+    """Return the parser for all commands."""
     parser = argparse.ArgumentParser(
         prog="python -m serving_client",
-        description="Ask an image classifier on TensorFlow Serving.",
+        description="Call an image classifier on TensorFlow Serving.",
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    server = connection.flags()
-    _add_classify(subparsers, server)
-    describe = subparsers.add_parser(
-        "describe", parents=[server], help="print what the model says of itself: labels, input, metrics"
-    )
-    describe.add_argument("--json", action="store_true", help="the whole model card")
+    _add_classify(subparsers)
+    describe = subparsers.add_parser("describe", help="print the model card: labels, input, metrics")
+    add_server_flags(describe)
+    describe.add_argument("--json", action="store_true", help="print the whole model card as JSON")
     describe.set_defaults(run=commands.describe)
-    status = subparsers.add_parser(
-        "status", parents=[server], help="print which versions the server has, and what became of them"
-    )
-    status.add_argument("--json", action="store_true", help="one JSON object per version and line")
+    status = subparsers.add_parser("status", help="print the state of each model version on the server")
+    add_server_flags(status)
+    status.add_argument("--json", action="store_true", help="print one JSON object per version and line")
     status.set_defaults(run=commands.status)
-    _add_bench(subparsers, server)
-    _add_gateway(subparsers, server)
+    _add_bench(subparsers)
+    _add_gateway(subparsers)
     return parser
 
 
-def _add_classify(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], server: argparse.ArgumentParser
-) -> None:
-    classify = subparsers.add_parser("classify", parents=[server], help="print the labels of images")
+def _add_classify(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    classify = subparsers.add_parser("classify", help="print the labels of images")
+    add_server_flags(classify)
     classify.add_argument(
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="JPEG, PNG, BMP or GIF files, folders, patterns, - for an image on standard input",
+        help="JPEG, PNG, BMP or GIF files, folders, or patterns; - reads an image from standard input",
     )
     classify.add_argument("--top", type=_at_least_1, default=1, help="labels per image (default: 1)")
     classify.add_argument(
         "--via",
         choices=("images", "encoded"),
         default="images",
-        help="preprocess here and send float32, or send the files' bytes (default: images)",
+        help="images: preprocess here and send float32; encoded: send the files' bytes (default: images)",
     )
     form = classify.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON object per image and line")
-    form.add_argument("--csv", action="store_true", help="one row per image and label")
+    form.add_argument("--json", action="store_true", help="print one JSON object per image and line")
+    form.add_argument("--csv", action="store_true", help="print one row per image and label")
     classify.set_defaults(run=commands.classify)
 
 
-def _add_bench(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], server: argparse.ArgumentParser
-) -> None:
+def _add_bench(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     bench = subparsers.add_parser(
-        "bench", parents=[server], help="measure how quickly the server answers, both ways of sending"
+        "bench", help="measure the server's throughput and latency for both request types"
     )
+    add_server_flags(bench)
     bench.add_argument("image", nargs="?", metavar="IMAGE", help="file to send (default: noise)")
-    bench.add_argument("--requests", type=_at_least_1, default=200, help="calls each way (default: 200)")
-    bench.add_argument("--concurrency", type=_at_least_1, default=8, help="calls at a time (default: 8)")
-    bench.add_argument("--batch", type=_at_least_1, default=1, help="images in a call (default: 1)")
-    bench.add_argument("--json", action="store_true", help="one JSON object per way and line")
+    bench.add_argument(
+        "--requests", type=_at_least_1, default=200, help="calls per request type (default: 200)"
+    )
+    bench.add_argument("--concurrency", type=_at_least_1, default=8, help="concurrent calls (default: 8)")
+    bench.add_argument("--batch", type=_at_least_1, default=1, help="images per call (default: 1)")
+    bench.add_argument("--json", action="store_true", help="print one JSON object per request type and line")
     bench.set_defaults(run=commands.bench)
 
 
-def _add_gateway(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], server: argparse.ArgumentParser
-) -> None:
-    gateway = subparsers.add_parser(
-        "gateway", parents=[server], help="answer over HTTP, and on a web page (extra `gateway`)"
-    )
+def _add_gateway(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    gateway = subparsers.add_parser("gateway", help="serve an HTTP API and a web page (extra `gateway`)")
+    add_server_flags(gateway)
     http = gateway.add_argument_group("HTTP")
     http.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    http.add_argument("--port", type=int, default=8080, help="port (default: 8080)")
+    http.add_argument("--port", type=int, default=8080, help="port to listen on (default: 8080)")
     limits = gateway.add_argument_group("limits")
     for flag, default, text in (
-        ("--max-body-mb", 32, "MiB of one request"),
-        ("--max-images", 32, "images in one request"),
-        ("--max-megapixels", 50, "megapixels of one image"),
+        ("--max-body-mb", 32, "MiB per request"),
+        ("--max-images", 32, "images per request"),
+        ("--max-megapixels", 50, "megapixels per image"),
         ("--max-requests", 32, "requests that are read and answered at the same time"),
-        ("--max-waiting", 20_000, "further requests that wait for their turn; more get 503"),
+        ("--max-waiting", 20_000, "further requests that may wait; the gateway refuses more with 503"),
     ):
         limits.add_argument(
             flag, type=_at_least_1, default=default, metavar="N", help=f"{text} (default: {default})"
         )
-    limits.add_argument(
-        "--allow-url-host",
-        action="append",
-        default=[],
-        metavar="HOST",
-        help="fetch pictures from this host; may be repeated (default: none). Private addresses are refused",
-    )
     gateway.set_defaults(run=commands.gateway)
 
 

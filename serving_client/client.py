@@ -1,4 +1,9 @@
-"""`Client`: ask a model on TensorFlow Serving, over one gRPC channel."""
+"""`Client`: a synchronous client for one model on TensorFlow Serving.
+
+To follow one image from file to label, read `Client.classify`, then `Protocol.classify` (which calls are
+made), `preprocessing.preprocess` (file to tensor), `codec.encode_predict_request` (tensor to bytes),
+`Client.send`, and `codec.top_predictions` (probabilities to labels).
+"""
 
 from __future__ import annotations
 
@@ -15,23 +20,23 @@ import numpy as np
 import numpy.typing as npt
 
 from serving_client import codec, protocol
-from serving_client.card import ModelCard
-from serving_client.channel import METHODS, Tls, open_channel
+from serving_client.channel import DEFAULT_TIMEOUT_S, METHODS, Tls, check_timeout, open_channel
 from serving_client.codec import Prediction, VersionStatus
 from serving_client.errors import ServingError
+from serving_client.model_card import ModelCard
 from serving_client.preprocessing import ImageInput
 from serving_client.protocol import Call, Protocol, Result, Steps, Via
 
-# Batches that `stream` decodes and waits for at the same time.
-IN_FLIGHT = min(8, (os.cpu_count() or 1) + 2)
+# Batches that one stream decodes, sends and waits for in parallel, in `Client` and in `AsyncClient`.
+STREAM_BATCHES = min(8, (os.cpu_count() or 1) + 2)
 
 _T = TypeVar("_T")
 
 
 class Client:
-    """Asks one model on one server; safe to share between threads.
+    """Classifies images with one model on one server. Threads may share a client.
 
-    It needs nothing but address and name: the model describes its own labels and input.
+    It needs the server's address and the model's name. The model describes its labels and its input.
 
         with Client("localhost:8500", model="demo") as client:
             for prediction in client.classify(["cat.jpg", "dog.png"]):
@@ -45,27 +50,27 @@ class Client:
         model: str,
         version: int | None = None,
         label: str | None = None,
-        timeout_s: float = 10.0,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
         wait_for_ready: bool = False,
         tls: Tls | None = None,
     ) -> None:
-        """Open a channel; nothing is sent yet.
+        """Open a channel. The first call connects.
 
-        A call that finds no server, or a server that is overloaded, is sent again within its deadline.
+        gRPC retries calls that find no server or an overloaded one, within the deadline.
 
         Args:
-          server: HOST:PORT of TensorFlow Serving's gRPC API; dns:///HOST:PORT with a headless Service, so
-            that calls are spread over all its pods.
-          version: ask this version and no other.
-          label: ask the version that has this label on the server, "stable" or "canary"; with neither
-            `version` nor `label`, the newest one that is loaded.
-          timeout_s: deadline of each call in seconds.
-          wait_for_ready: within the deadline, wait for a server that is still starting.
-          tls: None: in the clear.
+          server: HOST:PORT of TensorFlow Serving's gRPC API. With a headless Service, dns:///HOST:PORT
+            spreads calls over all of its pods.
+          version: call only this version number.
+          label: call only the version with this label on the server, such as "stable" or "canary". Without
+            `version` and `label`, the newest loaded version answers.
+          timeout_s: deadline of each call in seconds, retries included.
+          wait_for_ready: wait for a server that is still starting, within the deadline.
+          tls: None disables encryption.
         Raises:
-          InvalidRequest: an argument cannot be used.
+          InvalidRequest: an argument is out of range, or a TLS file cannot be read.
         """
-        protocol.check_timeout(timeout_s)
+        check_timeout(timeout_s)
         self._protocol = Protocol(server, model, version, label)
         self._timeout_s = timeout_s
         self._wait_for_ready = wait_for_ready
@@ -74,7 +79,7 @@ class Client:
 
     @property
     def server(self) -> str:
-        """The address that it was opened with."""
+        """The server's address as given."""
         return self._protocol.server
 
     @property
@@ -82,89 +87,92 @@ class Client:
         """The model's name."""
         return self._protocol.model
 
-    def describe(self) -> ModelCard:
-        """Ask the model for its card: labels, input, metrics, how it was trained.
-
-        Raises:
-          ServingError: one of its family.
-        """
-        return self._run(self._protocol.describe())
-
-    def status(self) -> list[VersionStatus]:
-        """Ask the server which versions it has and what has become of them, newest first.
-
-        Raises:
-          ServingError: one of its family.
-        """
-        return self._run(self._protocol.status())
-
     def classify(
         self, images: Iterable[ImageInput], *, top_k: int = 3, via: Via = "images"
     ) -> list[Prediction]:
-        """Classify images of any size: one prediction each, in their order.
+        """Classify images of any size and return one prediction each, in the same order.
 
         Args:
-          images: paths, encoded bytes (JPEG, PNG, BMP, GIF), PIL images or RGB arrays uint8
-            (H, W, 3), mixed as you like; any number, `stream` says how they are sent.
-          top_k: how many labels each prediction holds, at least 1; at most all of them.
-          via: "images" decodes, resizes and preprocesses here and sends float32; "encoded" sends the
-            bytes, and the exported graph does the same work. The answers agree to 1e-4.
+          images: any number of paths, encoded bytes (JPEG, PNG, BMP, GIF), PIL images or uint8 RGB arrays
+            (H, W, 3), in any mixture.
+          top_k: labels per prediction, at least 1. A prediction never has more scores than the model has
+            labels.
+          via: "images" decodes, resizes and preprocesses here and sends float32. "encoded" sends the files'
+            bytes, and the exported graph does the same work. Probabilities agree to 1e-4.
         Raises:
-          ImageError: an image cannot be read: the first of them.
-          ServingError: another of its family.
+          ImageError: an image cannot be read; the error names the first such image.
+          ServingError: the call failed.
         """
         results = self.stream(images, top_k=top_k, via=via)
-        return [prediction for result in results for prediction in protocol.raise_image_error([result])]
+        return [prediction for result in results for prediction in protocol.predictions_or_raise([result])]
 
     def stream(
         self, images: Iterable[ImageInput], *, top_k: int = 3, via: Via = "images"
     ) -> Iterator[Result]:
-        """Classify any number of images, in bounded memory: a result each, in their order, as they come.
+        """Classify any number of images in bounded memory; yield a result each, in the same order.
 
-        The images are read as the results are taken. Batches of the model's size are decoded in threads,
-        and several are on their way at the same time.
+        It reads the images as the caller takes results, decodes batches in threads, and keeps several batches
+        (STREAM_BATCHES) in flight.
 
         Args:
-          images: an iterable as `classify` takes; it may never end.
-          top_k: as in `classify`.
-          via: as in `classify`.
+          images: as for `classify`; the iterable may be endless.
+          top_k: as for `classify`.
+          via: as for `classify`.
         Returns:
-          Predictions, and an ImageError in the place of each image that cannot be read.
+          Predictions, and an ImageError in place of each image that cannot be read.
         Raises:
-          ServingError: another of its family; the images after it are not sent.
+          ServingError: a call failed. The stream ends there.
         """
         protocol.check_classify(images, top_k, via)
         return self._stream(iter(images), top_k, via)
 
     def predict(self, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
-        """Send a tensor that is preprocessed already.
+        """Send a preprocessed tensor.
 
         Args:
-          images: float32 (N, H, W, 3) as the card's input says, N at least 1.
+          images: float32 (N, H, W, 3), N at least 1, as described by the card's `input`.
         Returns:
           "logits" and "probabilities", float32 (N, K).
         Raises:
           InvalidRequest: the array does not fit the card.
-          ServingError: another of its family.
+          ServingError: the call failed.
         """
         return self._run(self._protocol.predict(images))
 
-    def send(self, call: Call) -> bytes:
-        """Make one call of `serving_client.protocol`, and return the answer's bytes.
+    def describe(self) -> ModelCard:
+        """Fetch the model card: labels, input, metrics and how the model was trained.
 
         Raises:
-          ServingError: one of its family.
+          ServingError: the call failed.
+        """
+        return self._run(self._protocol.describe())
+
+    def status(self) -> list[VersionStatus]:
+        """Fetch the state of every version on the server, newest first.
+
+        Raises:
+          ServingError: the call failed.
+        """
+        return self._run(self._protocol.status())
+
+    def send(self, call: Call) -> bytes:
+        """Make one call of `serving_client.protocol` and return the encoded response.
+
+        Raises:
+          ServingError: the call failed.
         """
         try:
-            answer: bytes = self._methods[call.method](
+            response: bytes = self._methods[call.method](
                 call.request, timeout=self._timeout_s, wait_for_ready=self._wait_for_ready
             )
-            return answer
+            return response
         except grpc.RpcError as error:
-            raise codec.error_from(error.code(), error.details() or "", self.server, self.model) from error
+            raise codec.error_for_status(
+                error.code(), error.details() or "", self.server, self.model
+            ) from error
 
     def close(self) -> None:
-        """Close the channel; calls that are still waiting end with an error."""
+        """Close the channel. Calls in flight end with an error."""
         self._channel.close()
 
     def __enter__(self) -> Client:
@@ -179,37 +187,39 @@ class Client:
         self.close()
 
     def _stream(self, images: Iterator[ImageInput], top_k: int, via: Via) -> Iterator[Result]:
-        for first in islice(images, 1):  # no images, no call
-            images = chain([first], images)
-            size = self._run(self._protocol.batch_size(via))
-            batch = list(islice(images, size))
-            if len(batch) < size:  # all of them: no threads
-                yield from self._run(self._protocol.classify(batch, top_k, via))
-                return
-            pending: deque[Future[list[Result]]] = deque()
-            pool = ThreadPoolExecutor(IN_FLIGHT, "classify")
-            try:
-                while batch:
-                    pending.append(pool.submit(self._run, self._protocol.classify(batch, top_k, via)))
-                    if len(pending) == IN_FLIGHT:
-                        yield from pending.popleft().result()
-                    batch = list(islice(images, size))
-                while pending:
+        first = list(islice(images, 1))
+        if not first:
+            return  # without images there is nothing to ask the server
+        size = self._run(self._protocol.batch_size(via))
+        images = chain(first, images)
+        batch = list(islice(images, size))
+        if len(batch) < size:  # a single batch needs no threads
+            yield from self._run(self._protocol.classify(batch, top_k, via))
+            return
+        pending: deque[Future[list[Result]]] = deque()
+        pool = ThreadPoolExecutor(STREAM_BATCHES, "classify")
+        try:
+            while batch:
+                pending.append(pool.submit(self._run, self._protocol.classify(batch, top_k, via)))
+                if len(pending) == STREAM_BATCHES:
                     yield from pending.popleft().result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+                batch = list(islice(images, size))
+            while pending:
+                yield from pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _run(self, steps: Steps[_T]) -> _T:
-        """Carry out the protocol's calls, one after the other."""
+        """Make the conversation's calls one after the other and return its result."""
         try:
             call = next(steps)
             while True:
                 try:
-                    answer = self.send(call)
+                    response = self.send(call)
                 except ServingError as error:
                     call = steps.throw(error)
                 else:
-                    call = steps.send(answer)
+                    call = steps.send(response)
         except StopIteration as done:
             result: _T = done.value
             return result

@@ -1,4 +1,4 @@
-"""Inputs → request, response → outputs and predictions, gRPC status → error. Nothing here does I/O."""
+"""Encode requests, decode responses, and turn gRPC statuses into errors. Nothing here does I/O."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from google.protobuf.message import DecodeError, Message
 
 from serving_client import errors, tensors, wire
-from serving_client.card import ModelCard
+from serving_client.model_card import ModelCard
 from serving_client.preprocessing import InputSpec
 
 _Message = TypeVar("_Message", bound=Message)
@@ -31,8 +31,8 @@ class Prediction:
     """The answer for one image.
 
     Attributes:
-      scores: the top_k classes, most probable first.
-      version: number of the model version that answered.
+      scores: the top_k labels, most probable first.
+      version: the model version that answered.
     """
 
     scores: tuple[Score, ...]
@@ -45,35 +45,48 @@ class Prediction:
 
     @property
     def probability(self) -> float:
-        """Its probability, from 0 to 1."""
+        """Probability of the most probable label, from 0 to 1."""
         return self.scores[0].probability
 
 
-def predict_request(
+@dataclasses.dataclass(frozen=True)
+class VersionStatus:
+    """The state of one model version on the server.
+
+    Attributes:
+      state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
+      error: why the version failed to load; empty if nothing failed.
+    """
+
+    version: int
+    state: str
+    error: str
+
+
+def encode_predict_request(
     model: str,
     signature: str,
     inputs: Mapping[str, npt.NDArray[Any] | Sequence[bytes]],
     version: int | str | None = None,
 ) -> bytes:
-    """Build a PredictRequest from numeric arrays, and from sequences of bytes for string inputs (N,).
+    """Encode a PredictRequest.
 
     Args:
-      version: its number, or a label that the server has for one; None: the newest.
-    Returns:
-      The request as it goes over the wire.
+      inputs: a numeric array, or a sequence of bytes for a string input (N,), per input name.
+      version: a version number, or a label that the server assigns to a version; None asks the newest.
     Raises:
-      InvalidRequest: an array's dtype is none that the client sends.
+      InvalidRequest: the client does not send arrays of this dtype.
     """
     request = wire.PredictRequest(model_spec=_model_spec(model, version))
     request.model_spec.signature_name = signature
     parts: list[bytes | memoryview] = [request.SerializeToString()]
     for name, value in inputs.items():
-        parts += tensors.entry(name, value)
+        parts += tensors.encode_input(name, value)
     return b"".join(parts)
 
 
-def status_request(model: str, version: int | str | None) -> bytes:
-    """Build a GetModelStatusRequest; None asks for all versions."""
+def encode_status_request(model: str, version: int | str | None) -> bytes:
+    """Encode a GetModelStatusRequest; version None asks for all versions."""
     return wire.GetModelStatusRequest(model_spec=_model_spec(model, version)).SerializeToString()
 
 
@@ -89,8 +102,8 @@ def _model_spec(model: str, version: int | str | None) -> wire.ModelSpec:
 def check_images(images: npt.NDArray[Any], spec: InputSpec) -> None:
     """Raise InvalidRequest unless the array is float32 (N, height_px, width_px, 3) with N at least 1.
 
-    TensorFlow Serving does not check: a wrong size passes silently through convolutions and pooling,
-    a wrong dtype or shape fails every request in the same batch, and 0 rows hang.
+    TensorFlow Serving does not check this. A wrong size passes silently through convolutions and pooling, a
+    wrong dtype or shape fails every request in the same batch, and a request with 0 rows hangs.
     """
     if not isinstance(images, np.ndarray):
         raise errors.InvalidRequest(f"images must be a numpy array. Received: {type(images).__name__}.")
@@ -98,66 +111,53 @@ def check_images(images: npt.NDArray[Any], spec: InputSpec) -> None:
         expected = ", ".join(map(str, spec.shape))
         raise errors.InvalidRequest(
             f"The model takes float32 (N, {expected}) with N at least 1. Received: {images.dtype} "
-            f"{images.shape}. Use classify() for pictures of any size."
+            f"{images.shape}. Use classify() for images of any size."
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class VersionStatus:
-    """What a server says of one version.
-
-    Attributes:
-      state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
-      error: why it could not be loaded; empty: nothing failed.
-    """
-
-    version: int
-    state: str
-    error: str
-
-
-def status_of(response: bytes) -> list[VersionStatus]:
-    """Read a GetModelStatusResponse; newest version first.
+def decode_status_response(response: bytes) -> list[VersionStatus]:
+    """Decode a GetModelStatusResponse; the newest version comes first.
 
     Raises:
-      ServerError: it is none.
+      ServerError: the bytes are not such a message.
     """
-    read = _read(wire.GetModelStatusResponse, response)
-    found = [
+    decoded = _decode(wire.GetModelStatusResponse, response)
+    statuses = [
         VersionStatus(one.version, wire.ModelVersionStatus.State.Name(one.state), one.status.error_message)
-        for one in read.model_version_status
+        for one in decoded.model_version_status
     ]
-    return sorted(found, key=lambda one: -one.version)
+    return sorted(statuses, key=lambda status: -status.version)
 
 
-def response_of(response: bytes) -> wire.PredictResponse:
-    """Read a PredictResponse.
+def decode_predict_response(response: bytes) -> wire.PredictResponse:
+    """Decode a PredictResponse.
 
     Raises:
-      ServerError: it is none.
+      ServerError: the bytes are not such a message.
     """
-    return _read(wire.PredictResponse, response)
+    return _decode(wire.PredictResponse, response)
 
 
-def _read(kind: type[_Message], response: bytes) -> _Message:
+def _decode(kind: type[_Message], response: bytes) -> _Message:
     try:
         return kind.FromString(response)
     except DecodeError as error:
         raise errors.ServerError(
-            f"The answer is no {kind.__name__}. Is that TensorFlow Serving's gRPC port?"
+            f"The answer must be a {kind.__name__}. Received: {len(response)} bytes that cannot be decoded. "
+            "Check that the address is TensorFlow Serving's gRPC port."
         ) from error
 
 
-def outputs_of(response: wire.PredictResponse) -> dict[str, npt.NDArray[Any]]:
-    """Return the response's tensors: numeric as arrays, strings as arrays of dtype object (bytes).
+def decode_outputs(response: wire.PredictResponse) -> dict[str, npt.NDArray[Any]]:
+    """Return the response's tensors by name; strings become bytes in arrays of dtype object.
 
     Raises:
-      ServerError: a tensor of a dtype that the client does not know, or of another length than its shape.
+      ServerError: a tensor has an unknown dtype, or its values do not fit its shape.
     """
-    return {name: tensors.array(name, tensor) for name, tensor in response.outputs.items()}
+    return {name: tensors.decode_tensor(name, tensor) for name, tensor in response.outputs.items()}
 
 
-def predictions(
+def top_predictions(
     probabilities: npt.NDArray[Any], card: ModelCard, top_k: int
 ) -> list[Prediction | errors.ImageError]:
     """Pick the most probable labels of each row.
@@ -165,51 +165,54 @@ def predictions(
     Args:
       probabilities: float32 (N, K), K labels in the card's order.
     Returns:
-      For each row its prediction, or an error where the model could not decode the image.
+      A prediction for each row, or an ImageError where the model could not decode the image.
     Raises:
-      ServerError: the rows are not as long as the card's labels.
+      ServerError: the rows do not have one probability for each of the card's labels.
     """
     if probabilities.ndim != 2 or probabilities.shape[1] != len(card.labels):
         raise errors.ServerError(
-            f"The answer must be (N, {len(card.labels)}), one probability a label. Received: "
-            f"{probabilities.shape}."
+            f"'probabilities' must have the shape (N, {len(card.labels)}), one column per label. Received: "
+            f"{probabilities.shape}. Check that `python -m trainer` published this model."
         )
-    # Stable, so that equal probabilities come in the order of the labels.
+    # A stable sort keeps equal probabilities in the order of the labels.
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-    # NaN is what the exported graph answers for bytes that it cannot decode, among others that it can.
-    answered = np.isfinite(probabilities).all(axis=1)
+    # For bytes that it cannot decode, the exported graph answers NaN, so that the other rows stay valid.
+    decoded = np.isfinite(probabilities).all(axis=1)
     return [
         Prediction(tuple(Score(card.labels[k], float(row[k])) for k in best), card.version)
-        if is_answered
+        if is_decoded
         else errors.ImageError("The model cannot decode the image. Save it as PNG.")
-        for row, best, is_answered in zip(probabilities, order, answered, strict=True)
+        for row, best, is_decoded in zip(probabilities, order, decoded, strict=True)
     ]
 
 
-_BY_STATUS: dict[grpc.StatusCode, tuple[type[errors.ServingError], str]] = {
+_ERRORS_BY_STATUS: dict[grpc.StatusCode, tuple[type[errors.ServingError], str]] = {
     grpc.StatusCode.INVALID_ARGUMENT: (errors.InvalidRequest, "Compare the input with describe()."),
     grpc.StatusCode.FAILED_PRECONDITION: (
         errors.InvalidRequest,
-        "Was this model published by `python -m trainer`?",
+        "Check that `python -m trainer` published this model.",
     ),
-    grpc.StatusCode.NOT_FOUND: (errors.ModelNotFound, "Check the model's name and that a version is ready."),
+    grpc.StatusCode.NOT_FOUND: (
+        errors.ModelNotFound,
+        "Check the model's name, and that a version is ready.",
+    ),
     grpc.StatusCode.UNAVAILABLE: (
         errors.ServerUnavailable,
-        "Check the address and that the server is running.",
+        "Check the address, and that the server is running.",
     ),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (
         errors.ServerUnavailable,
-        "The server is overloaded or the message too large: send less at once.",
+        "The server is overloaded, or the message is too large. Send less at once.",
     ),
     grpc.StatusCode.DEADLINE_EXCEEDED: (
         errors.DeadlineExceeded,
-        "Check that the server can be reached; raise the timeout, or send fewer images at once.",
+        "Check that the server is reachable, raise the timeout, or send fewer images at once.",
     ),
 }
 
 
-def error_from(code: grpc.StatusCode, details: str, server: str, model: str) -> errors.ServingError:
-    """Return the error for a call's status: the one place where a status becomes an exception."""
-    kind, advice = _BY_STATUS.get(code, (errors.ServerError, "Look into the server's log."))
-    said = " ".join(details.split()).rstrip(".") or "no details"
-    return kind(f"{server}, model {model!r}: {code.name}: {said}. {advice}")
+def error_for_status(code: grpc.StatusCode, details: str, server: str, model: str) -> errors.ServingError:
+    """Return the exception for a failed call. Only this function maps statuses to exceptions."""
+    kind, advice = _ERRORS_BY_STATUS.get(code, (errors.ServerError, "See the server's log."))
+    reason = " ".join(details.split()).rstrip(".") or "no details"
+    return kind(f"{server}, model {model!r}: {code.name}: {reason}. {advice}")

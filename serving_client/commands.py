@@ -1,4 +1,4 @@
-"""The commands: each takes its parsed arguments, prints, and returns the exit code."""
+"""The commands. Each takes its parsed arguments, prints its results, and returns the exit code."""
 
 from __future__ import annotations
 
@@ -7,62 +7,64 @@ import dataclasses
 import json
 import sys
 
-from serving_client import bench as benchmark
-from serving_client import connection, image_files, output
+from serving_client import image_files, output, throughput
 from serving_client.client import Client
 from serving_client.errors import ImageError, InvalidRequest
+from serving_client.flags import client_options
 
 
 def classify(arguments: argparse.Namespace) -> int:
-    """Answer what can be answered; a bad image is reported and the others go on."""
+    """Print the labels of all valid images, and an error for each invalid one; 1 if there was any."""
     files = image_files.find(arguments.images)
-    form = output.json_lines if arguments.json else output.csv_rows if arguments.csv else output.table
-    bad = 0
-    with Client(**connection.of(arguments)) as client:
-        write = form(files.names, client.describe().labels)
-        counter = output.Counter(len(files))
+    open_writer = (
+        output.json_writer if arguments.json else output.csv_writer if arguments.csv else output.table_writer
+    )
+    invalid = 0
+    with Client(**client_options(arguments)) as client:
+        write = open_writer(files.names, client.describe().labels)
+        progress = output.ProgressBar(len(files))
         try:
             results = client.stream(files, top_k=arguments.top, via=arguments.via)
             for name, result in zip(files.names, results, strict=True):
-                counter.add()
+                progress.advance()
                 if isinstance(result, ImageError):
-                    bad += 1
-                    counter.clear()
+                    invalid += 1
+                    progress.clear()
                     print(f"python -m serving_client: {result}", file=sys.stderr)
                 else:
                     write(name, result)
         finally:
-            counter.clear()
-    return 1 if bad else 0
+            progress.clear()
+    return 1 if invalid else 0
 
 
 def describe(arguments: argparse.Namespace) -> int:
     """Print the model card."""
-    with Client(**connection.of(arguments)) as client:
+    with Client(**client_options(arguments)) as client:
         card = client.describe()
     if arguments.json:
         print(json.dumps({**card.raw, "version": card.version}, indent=2, ensure_ascii=False))
     else:
-        print(output.card(card))
+        print(output.format_card(card))
     return 0
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Print the versions; 1 if none is available."""
-    with Client(**connection.of(arguments)) as client:
-        found = client.status()
+    """Print the state of each version; 1 if none is available."""
+    with Client(**client_options(arguments)) as client:
+        statuses = client.status()
     if arguments.json:
-        for one in found:
+        for one in statuses:
             print(json.dumps(dataclasses.asdict(one), ensure_ascii=False))
     else:
-        print(output.statuses(found))
-    return 0 if any(one.state == "AVAILABLE" for one in found) else 1
+        print(output.format_statuses(statuses))
+    return 0 if any(one.state == "AVAILABLE" for one in statuses) else 1
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """Print how quickly the server answers; 1 if a call failed."""
-    with Client(**connection.of(arguments)) as client:
-        figures = benchmark.measure(
+    """Print the server's throughput and latency; 1 if a call failed."""
+    with Client(**client_options(arguments)) as client:
+        measured = throughput.measure(
             client,
             arguments.image,
             requests=arguments.requests,
@@ -70,25 +72,26 @@ def bench(arguments: argparse.Namespace) -> int:
             batch=arguments.batch,
         )
     if arguments.json:
-        for one in figures:
+        for one in measured:
             print(json.dumps(dataclasses.asdict(one)))
     else:
-        print(output.columns(benchmark.rows(figures)))
-    for one in figures:
+        print(output.align(throughput.table_rows(measured)))
+    for one in measured:
         if one.failed:
             print(
-                f"python -m serving_client: {one.failed} calls failed: {one.first_failure}", file=sys.stderr
+                f"python -m serving_client: {one.failed} calls failed. The first: {one.first_failure}",
+                file=sys.stderr,
             )
-    return 1 if any(one.failed for one in figures) else 0
+    return 1 if any(one.failed for one in measured) else 0
 
 
 def gateway(arguments: argparse.Namespace) -> int:
-    """Serve HTTP until it is told to stop."""
+    """Serve HTTP until a signal stops it."""
     try:
-        from serving_client.gateway import command
+        from serving_client.gateway import server
     except ModuleNotFoundError as error:
         raise InvalidRequest(
-            f"The gateway needs the extra `gateway` ({error.name} is missing). "
+            f"The gateway needs the extra `gateway` ({error.name} is not installed). Run: "
             "pip install 'image-classifier-on-kubernetes[gateway]'"
         ) from error
-    return command.run(arguments)
+    return server.run(arguments)

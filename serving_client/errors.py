@@ -1,31 +1,56 @@
-"""One family of errors; each message says what failed, what came, and what to do."""
+"""The client's exceptions, all derived from `ServingError`.
+
+`codec.error_for_status` turns a gRPC status into one of them. Every message says what failed, what was
+received and what to do.
+"""
 
 from __future__ import annotations
 
 
 class ServingError(Exception):
-    """Whatever keeps the client from an answer."""
+    """The client could not get an answer. Base class of all errors below."""
 
 
 class ImageError(ServingError):
-    """An image cannot be read or decoded; the message names which."""
+    """An image cannot be read or decoded. The message names the image.
+
+    The client raises it when it decodes the image, or when the model reports that it could not. No gRPC code
+    stands for it. Replace the file, or save it as PNG.
+    """
 
 
 class InvalidRequest(ServingError):
-    """The request does not fit the model: wrong shape, dtype, input or signature."""
+    """The request does not fit the model, or an argument is out of range.
+
+    Raised by the client's own checks and for INVALID_ARGUMENT and FAILED_PRECONDITION. Compare the input with
+    what `describe()` says; repeating the call will not help.
+    """
 
 
 class ModelNotFound(ServingError):
-    """The server has no such model, or no version of it that is ready."""
+    """The server has no such model, or no version of it is ready (NOT_FOUND).
+
+    Check the model's name with the server's configuration, and its versions with `status()`.
+    """
 
 
 class ServerUnavailable(ServingError):
-    """No server answers at that address, or it is overloaded."""
+    """No server answers at the address, or it is overloaded (UNAVAILABLE, RESOURCE_EXHAUSTED).
+
+    gRPC has already retried the call. Check the address and the server, or send less at once.
+    """
 
 
 class DeadlineExceeded(ServingError):
-    """The answer did not come in time."""
+    """The answer did not arrive within `timeout_s` (DEADLINE_EXCEEDED).
+
+    Check that the server is reachable, raise the timeout, or send fewer images at once.
+    """
 
 
 class ServerError(ServingError):
-    """The server failed, or answered what is not TensorFlow Serving's API or our export contract."""
+    """The server failed with any other gRPC code, or its answer breaks the API or the export contract.
+
+    The server's log has the cause. An answer that cannot be read usually comes from a server that is not
+    TensorFlow Serving, or from a model that `python -m trainer` did not publish.
+    """

@@ -1,4 +1,4 @@
-"""What a command line names → images: files, folders, patterns, standard input."""
+"""Find the images that a command line names: files, folders, patterns, standard input."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ STDIN = "-"
 
 @dataclasses.dataclass(frozen=True)
 class ImageFiles:
-    """Names of images in an order that is the same in each run.
+    """Images in a reproducible order; iterating yields what `Client.stream` accepts.
 
     Attributes:
-      names: of files, or STDIN for an image's bytes on standard input.
+      names: paths, or STDIN for an image's bytes on standard input.
     """
 
     names: Sequence[str]
@@ -28,7 +28,6 @@ class ImageFiles:
         return len(self.names)
 
     def __iter__(self) -> Iterator[str | bytes]:
-        """Return what `classify` takes."""
         return (sys.stdin.buffer.read() if name == STDIN else name for name in self.names)
 
 
@@ -36,8 +35,8 @@ def find(arguments: Sequence[str]) -> ImageFiles:
     """Find the images that the arguments name.
 
     Args:
-      arguments: files; folders, of which all images are taken, also those of folders within, but nothing
-        hidden; patterns such as "**/*.jpg", for shells that do not know them; STDIN.
+      arguments: files; folders, which are searched recursively except for hidden files and folders; patterns
+        such as "**/*.jpg", for shells that do not expand them; STDIN.
     Raises:
       ImageError: a folder or a pattern has no image.
     """
@@ -46,23 +45,23 @@ def find(arguments: Sequence[str]) -> ImageFiles:
 
 def _names(argument: str) -> list[str]:
     if os.path.isdir(argument):
-        found = _below(argument)
-        kind = f"folder with images ({', '.join(SUFFIXES)})"
+        names = _search(argument)
+        expected = f"a folder with images ({', '.join(SUFFIXES)})"
     elif glob.has_magic(argument) and not os.path.exists(argument):
-        found = sorted(name for name in glob.iglob(argument, recursive=True) if not os.path.isdir(name))
-        kind = "pattern of files that are there"
+        names = sorted(name for name in glob.iglob(argument, recursive=True) if not os.path.isdir(name))
+        expected = "a pattern that matches files"
     else:
         return [argument]
-    if not found:
-        raise ImageError(f"{argument}: no image found. Expected a {kind}.")
-    return found
+    if not names:
+        raise ImageError(f"{argument}: no image found. Expected {expected}.")
+    return names
 
 
-def _below(folder: str) -> list[str]:
-    found = []
+def _search(folder: str) -> list[str]:
+    names = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                found.append(os.path.join(parent, name))
-    return found
+                names.append(os.path.join(parent, name))
+    return names

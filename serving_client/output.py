@@ -1,4 +1,4 @@
-"""Results as a person reads them, or as JSON or CSV for programs."""
+"""Print results as tables, JSON or CSV, and progress on a terminal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from serving_client.card import ModelCard
 from serving_client.codec import Prediction, VersionStatus
+from serving_client.model_card import ModelCard
 
 Writer = Callable[[str, Prediction], None]
+"""Prints one image's name and prediction."""
 
 
-def json_lines(names: Sequence[str], labels: Sequence[str]) -> Writer:
-    """Write one JSON object per image and line."""
+def json_writer(names: Sequence[str], labels: Sequence[str]) -> Writer:
+    """Return a writer of one JSON object per image and line."""
 
     def write(name: str, prediction: Prediction) -> None:
         scores = [{"label": score.label, "probability": score.probability} for score in prediction.scores]
@@ -26,8 +27,8 @@ def json_lines(names: Sequence[str], labels: Sequence[str]) -> Writer:
     return write
 
 
-def csv_rows(names: Sequence[str], labels: Sequence[str]) -> Writer:
-    """Write one row per image and label, the most probable label first."""
+def csv_writer(names: Sequence[str], labels: Sequence[str]) -> Writer:
+    """Print the header; return a writer of one row per image and label, most probable label first."""
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(("file", "version", "rank", "label", "probability"))
 
@@ -38,17 +39,17 @@ def csv_rows(names: Sequence[str], labels: Sequence[str]) -> Writer:
     return write
 
 
-def table(names: Sequence[str], labels: Sequence[str]) -> Writer:
-    """Write aligned columns, row by row: what will stand in them is known beforehand."""
+def table_writer(names: Sequence[str], labels: Sequence[str]) -> Writer:
+    """Return a writer of aligned columns. All names and labels are known, so each row prints at once."""
     file_width = max(len(name) for name in (*names, "file"))
     label_width = max(len(label) for label in (*labels, "label"))
-    is_empty = True
+    needs_header = True
 
     def write(name: str, prediction: Prediction) -> None:
-        nonlocal is_empty
-        if is_empty:
+        nonlocal needs_header
+        if needs_header:
             print(f"{'file':{file_width}}  {'label':{label_width}}  probability")
-            is_empty = False
+            needs_header = False
         for score in prediction.scores:
             print(f"{name:{file_width}}  {score.label:{label_width}}  {score.probability:11.4f}")
             name = ""
@@ -56,8 +57,8 @@ def table(names: Sequence[str], labels: Sequence[str]) -> Writer:
     return write
 
 
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of text in aligned columns: the first to the left, numbers to the right."""
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of text in aligned columns: the first column to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -72,22 +73,22 @@ def _is_number(cell: str) -> bool:
     return cell.replace(",", "").replace(".", "").isdecimal()
 
 
-def card(card: ModelCard) -> str:
-    """Return what a person wants to know of a model."""
+def format_card(card: ModelCard) -> str:
+    """Return a model card as text for people."""
     spec = card.input
     facts = {
         "model": f"{card.name}, version {card.version}",
         "labels": f"{len(card.labels)}: {', '.join(card.labels)}",
         "input": f"RGB, {spec.width_px} px wide, {spec.height_px} px high",
         "preprocessing": f"{spec.resize_filter} resize, then preprocess_input in mode {spec.mode}",
-        **_facts(card.raw),
+        **_training_facts(card.raw),
     }
     width = max(map(len, facts))
     return "\n".join(f"{name:{width}}  {fact}" for name, fact in facts.items())
 
 
-def _facts(raw: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the trainer has added; another program's card may lack it."""
+def _training_facts(raw: Mapping[str, Any]) -> dict[str, str]:
+    """Return how the model was trained. Cards that the trainer did not write may lack any of it."""
     facts = {}
     backbone = raw.get("backbone") or {}
     if backbone:
@@ -100,26 +101,26 @@ def _facts(raw: Mapping[str, Any]) -> dict[str, str]:
     return facts
 
 
-def statuses(found: Sequence[VersionStatus]) -> str:
-    """Return a table of versions."""
-    rows = [("version", "state", "error"), *((str(one.version), one.state, one.error) for one in found)]
-    return columns(rows)
+def format_statuses(statuses: Sequence[VersionStatus]) -> str:
+    """Return a table of versions and their states."""
+    rows = [("version", "state", "error"), *((str(one.version), one.state, one.error) for one in statuses)]
+    return align(rows)
 
 
-class Counter:
-    """How many of the images are done, on a terminal whose results go elsewhere."""
+class ProgressBar:
+    """Progress on stderr. It shows only if stderr is a terminal and stdout is redirected."""
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._done = 0
         self._started = self._shown = time.monotonic()
-        self._is_shown = sys.stderr.isatty() and not sys.stdout.isatty()
+        self._is_visible = sys.stderr.isatty() and not sys.stdout.isatty()
 
-    def add(self) -> None:
-        """Count one more; ten times a second at most it is shown."""
+    def advance(self) -> None:
+        """Count one more image; redraw at most ten times a second."""
         self._done += 1
         now = time.monotonic()
-        if self._is_shown and now - self._shown > 0.1:
+        if self._is_visible and now - self._shown > 0.1:
             self._shown = now
             rate = self._done / (now - self._started)
             left_s = (self._total - self._done) / rate
@@ -129,8 +130,8 @@ class Counter:
             )
 
     def clear(self) -> None:
-        """Leave the line empty."""
-        if self._is_shown:
+        """Erase the line."""
+        if self._is_visible:
             self._write("")
 
     def _write(self, line: str) -> None:

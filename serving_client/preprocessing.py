@@ -1,7 +1,8 @@
-"""Image → RGB levels → `preprocess_input`, in Pillow and numpy.
+"""Turn an image into one row of a model's input, with Pillow and numpy alone.
 
-The other half of `trainer.pipeline.decode_and_resize` and of keras.applications' preprocess_input:
-the two agree to 0.01 level before, and to 1e-6 within preprocess_input (tests/test_parity.py).
+`preprocess` decodes to RGB levels, resizes, and scales as the backbone's `preprocess_input` does. The trainer
+does the same with TensorFlow and Keras. Resized levels agree with the trainer's to 0.01, and
+`preprocess_input` agrees with Keras' to 1e-6; tests/test_parity.py checks both.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from serving_client import resizing
 from serving_client.errors import ImageError
 
 ImageInput = Union[str, "os.PathLike[str]", bytes, Image.Image, "npt.NDArray[np.uint8]"]
-"""A path, encoded bytes, a PIL image, or an RGB array uint8 (H, W, 3)."""
+"""A path, encoded bytes, a PIL image, or a uint8 RGB array (H, W, 3)."""
 
 MODES = ("tf", "torch", "caffe", "none")
 FORMATS = ("JPEG", "PNG", "BMP", "GIF")
 
-# float32, as Keras computes: in float64 the results would be one rounding away from its own.
+# Keras computes in float32. float64 would round differently.
 _TORCH_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _TORCH_STD = np.array([0.229, 0.224, 0.225], np.float32)
 _CAFFE_MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
@@ -33,9 +34,11 @@ _CAFFE_MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
-    """What a model takes: float32 (N, height_px, width_px, 3), preprocessed in `mode`.
+    """A model's input: float32 (N, height_px, width_px, 3), RGB or BGR as `mode` says.
 
-    `resize_filter` brings an image to that size: one of resizing.FILTERS.
+    Attributes:
+      mode: how `preprocess_input` scales levels, one of MODES.
+      resize_filter: how images are brought to this size, one of resizing.FILTERS.
     """
 
     height_px: int
@@ -45,7 +48,7 @@ class InputSpec:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of one row."""
+        """Shape of one row: (height_px, width_px, 3)."""
         return self.height_px, self.width_px, 3
 
 
@@ -53,14 +56,14 @@ def preprocess_input(levels: npt.ArrayLike, mode: str) -> npt.NDArray[np.float32
     """Scale RGB levels as the backbone's own `preprocess_input` does.
 
     Args:
-      levels: (..., 3), RGB, from 0 to 255, any real dtype; left unchanged.
-      mode: "tf": to [-1, 1]. "torch": to [0, 1], then each channel normalized with ImageNet's mean
-        and standard deviation. "caffe": RGB to BGR, ImageNet's mean subtracted. "none": as they are,
-        for networks that begin with a scaling layer of their own.
+      levels: (..., 3), RGB, from 0 to 255, any real dtype. The array is not modified.
+      mode: "tf" scales to [-1, 1]. "torch" scales to [0, 1], then normalizes each channel with ImageNet's
+        mean and standard deviation. "caffe" converts RGB to BGR and subtracts ImageNet's mean. "none" leaves
+        levels unchanged, for networks whose first layer scales them.
     Returns:
       float32 of the same shape.
     Raises:
-      ValueError: unknown mode.
+      ValueError: the mode is unknown.
     Source: keras.applications imagenet_utils `_preprocess_numpy_input`.
     """
     scaled = np.array(levels, dtype=np.float32)
@@ -85,7 +88,7 @@ def preprocess(image: ImageInput, spec: InputSpec) -> npt.NDArray[np.float32]:
     Returns:
       float32 (height_px, width_px, 3), in the range of `spec.mode`.
     Raises:
-      ImageError: it cannot be read or decoded.
+      ImageError: the image cannot be read or decoded.
     """
     levels = np.asarray(decode(image))
     resized = resizing.resize(levels, spec.height_px, spec.width_px, spec.resize_filter)
@@ -93,46 +96,46 @@ def preprocess(image: ImageInput, spec: InputSpec) -> npt.NDArray[np.float32]:
 
 
 def decode(image: ImageInput) -> Image.Image:
-    """Read any kind of image as RGB levels.
+    """Decode any kind of image to RGB levels.
 
     Raises:
-      ImageError: names the image, what was expected and what came.
+      ImageError: the image cannot be read or decoded.
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise ImageError(
-                f"An array must be RGB levels of dtype uint8 and shape (H, W, 3). Received: "
-                f"{image.dtype} {image.shape}. Use predict() for a tensor that is preprocessed already."
+                f"An image array must have dtype uint8 and shape (H, W, 3), RGB. Received: "
+                f"{image.dtype} {image.shape}. Use predict() for preprocessed tensors."
             )
         return Image.fromarray(image)
     if isinstance(image, Image.Image):
         return _as_rgb(image)
-    return _decode_bytes(read_bytes(image), named(image))
+    return _decode_bytes(read_bytes(image), display_name(image))
 
 
 def encode(image: ImageInput) -> bytes:
-    """Return bytes for the signature `encoded_images`: a file's own, or a lossless PNG of the pixels.
+    """Return the bytes for the signature `encoded_images`: the file's own, or a lossless PNG of the pixels.
 
-    The bytes are decoded once here, because a bad image would fail every request that TensorFlow
-    Serving puts into the same batch.
+    The bytes are decoded here once as a check. TensorFlow Serving batches several callers' rows, and an
+    invalid image would fail all of them.
 
     Raises:
-      ImageError: it cannot be read or decoded.
+      ImageError: the image cannot be read or decoded.
     """
     if isinstance(image, (np.ndarray, Image.Image)):
         buffer = io.BytesIO()
         decode(image).save(buffer, format="PNG", compress_level=1)
         return buffer.getvalue()
     data = read_bytes(image)
-    _decode_bytes(data, named(image))
+    _decode_bytes(data, display_name(image))
     return data
 
 
 def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
-    """Return encoded bytes as they are, or a file's content.
+    """Return a file's content; bytes are returned unchanged.
 
     Raises:
-      ImageError: the file cannot be read, or `image` is of a type that is no image.
+      ImageError: the file cannot be read, or `image` has an unsupported type.
     """
     if isinstance(image, bytes):
         return image
@@ -143,29 +146,30 @@ def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
     try:
         return Path(image).read_bytes()
     except OSError as error:
-        raise ImageError(f"{image}: cannot be read: {error.strerror}.") from error
+        raise ImageError(f"{image}: cannot be read: {error.strerror}. Check the path.") from error
 
 
 def _decode_bytes(data: bytes, name: str) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if reason := _read_otherwise_by_tensorflow(image, data):
+            if reason := _unsupported_by_tensorflow(image, data):
                 raise ImageError(f"{name}: {reason}. Save it as PNG.")
             if image.format == "PNG":
-                # Pillow reads on over a damaged chunk, and TensorFlow does not.
+                # Pillow skips a damaged chunk; TensorFlow refuses the file.
                 image.verify()
                 image = Image.open(io.BytesIO(data), formats=FORMATS)
             return _as_rgb(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow names the BytesIO's address where it knows no format: no help to a reader.
+        # For an unknown format, Pillow's message holds the BytesIO's address, which helps nobody.
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ImageError(
-            f"{name}: cannot be decoded as {', '.join(FORMATS)} ({len(data)} bytes: {reason})."
+            f"{name}: cannot be decoded. Expected: JPEG, PNG, BMP or GIF. "
+            f"Received: {len(data)} bytes ({reason})."
         ) from error
 
 
-def _read_otherwise_by_tensorflow(image: ImageFile.ImageFile, data: bytes) -> str | None:
-    """Name what TensorFlow's decoders would read as another picture, or not at all."""
+def _unsupported_by_tensorflow(image: ImageFile.ImageFile, data: bytes) -> str | None:
+    """Say why TensorFlow's decoders would refuse this file or decode other pixels; None if they agree."""
     if image.format == "BMP":
         bits = int.from_bytes(data[28:30], "little")
         if image.mode in ("1", "P") or bits not in (8, 24, 32):
@@ -176,9 +180,10 @@ def _read_otherwise_by_tensorflow(image: ImageFile.ImageFile, data: bytes) -> st
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """Convert as TensorFlow's decoders do.
+    """Convert to RGB as TensorFlow's decoders do.
 
-    Alpha is dropped, but a GIF's transparent pixels are black; 16-bit levels lose their low byte.
+    They drop alpha, except that transparent pixels of a GIF become black, and they drop the low byte of
+    16-bit levels.
     """
     if image.format == "GIF":
         opaque = image.convert("RGBA")
@@ -190,8 +195,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def named(image: ImageInput) -> str:
-    """Return what an image is called in messages and tables."""
+def display_name(image: ImageInput) -> str:
+    """Return the name of an image for messages: its path, or its kind."""
     if isinstance(image, (str, os.PathLike)):
         return os.fspath(image)
     return "image bytes" if isinstance(image, bytes) else f"{type(image).__name__}"

@@ -1,11 +1,10 @@
-"""What every object of k8s/ and overlays/ must hold to."""
+"""The rules that every object of k8s/, components/ and overlays/ follows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-Document = dict[str, Any]
+from tests.kubernetes_objects import Document, pod_spec
 
 _VOLUMES = {
     *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral"),
@@ -13,20 +12,10 @@ _VOLUMES = {
 }
 
 
-def name_of(document: Document) -> str:
-    return f"{document['kind']}/{document['metadata']['name']}"
-
-
-def pod_of(document: Document) -> Document | None:
-    """Return the pod's spec of what makes pods."""
-    if document["kind"] == "Pod":
-        return dict(document["spec"])
-    template = document.get("spec", {}).get("template")
-    return dict(template["spec"]) if template else None
-
-
 def violations(document: Document) -> Iterator[str]:
-    """Pod Security `restricted`, and more that keeps pods from harm: limits, probes, pinned images, no token.
+    """Yield each broken rule of Pod Security `restricted` and of this project.
+
+    The project's own rules are labels, resource limits, probes, pinned images and no API token.
 
     Source: https://kubernetes.io/docs/concepts/security/pod-security-standards.
     """
@@ -34,21 +23,23 @@ def violations(document: Document) -> Iterator[str]:
     for label in ("app.kubernetes.io/name", "app.kubernetes.io/component"):
         if label not in labels:
             yield f"no label {label}"
-    pod = pod_of(document)
-    if pod is None:
+    pod = pod_spec(document)
+    if not pod:
         return
-    yield from _of_pod(pod)
+    yield from _pod_violations(pod)
     for container in [*pod.get("initContainers", []), *pod["containers"]]:
         probes = document["kind"] == "Deployment" and container in pod["containers"]
-        for violation in _of_container(container, ("livenessProbe", "readinessProbe") if probes else ()):
+        for violation in _container_violations(
+            container, ("livenessProbe", "readinessProbe") if probes else ()
+        ):
             yield f"container {container['name']}: {violation}"
 
 
-def _of_pod(pod: Document) -> Iterator[str]:
+def _pod_violations(pod: Document) -> Iterator[str]:
     if any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")):
         yield "shares the node's namespaces"
     if pod.get("automountServiceAccountToken") is not False:
-        yield "has a token of the API"
+        yield "mounts an API token"
     if not pod.get("serviceAccountName"):
         yield "runs as the default service account"
     security = pod.get("securityContext", {})
@@ -60,20 +51,20 @@ def _of_pod(pod: Document) -> Iterator[str]:
         if kinds := set(volume) - {"name"} - _VOLUMES:
             yield f"volume {volume['name']} is {kinds}"
         if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]:
-            yield f"volume {volume['name']} has no limit"
+            yield f"volume {volume['name']} has no size limit"
 
 
-def _of_container(container: Document, probes: Sequence[str]) -> Iterator[str]:
+def _container_violations(container: Document, probes: Sequence[str]) -> Iterator[str]:
     context, resources = container.get("securityContext", {}), container.get("resources", {})
     rules = {
         "may gain privileges": context.get("allowPrivilegeEscalation") is False,
         "may write its root file system": context.get("readOnlyRootFilesystem") is True,
         "has capabilities": context.get("capabilities") == {"drop": ["ALL"]},
         "runs as root": context.get("runAsNonRoot", True) and context.get("runAsUser", 1) != 0,
-        f"its image is not pinned: {container['image']}": _is_pinned(container["image"]),
-        "no limit of memory": "memory" in resources.get("limits", {}),
-        "no requests": {"cpu", "memory"} <= set(resources.get("requests", {})),
-        "a port of the node": not any("hostPort" in port for port in container.get("ports", [])),
+        f"image is not pinned: {container['image']}": _is_pinned(container["image"]),
+        "no memory limit": "memory" in resources.get("limits", {}),
+        "no resource requests": {"cpu", "memory"} <= set(resources.get("requests", {})),
+        "uses a host port": not any("hostPort" in port for port in container.get("ports", [])),
         **{f"no {probe}": probe in container for probe in probes},
     }
     yield from (violation for violation, holds in rules.items() if not holds)

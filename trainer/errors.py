@@ -1,17 +1,19 @@
-"""One family of errors: whatever the trainer refuses, it refuses with one of these and one line.
+"""The errors that the trainer raises, each with the exit code that the command line ends with.
 
-The exit codes are what a Job's podFailurePolicy reads (k8s/training.yaml, docs/operations.md): the same
-run would fail again with 2 to 5; the others are worth another try.
+A Job's podFailurePolicy reads the codes (k8s/training.yaml): after 2 to 5 the same run would fail again; after
+the others Kubernetes retries. docs/operations.md has the table.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class TrainerError(Exception):
-    """What failed, what was expected, what came, and what to do, in one line.
+    """One line: what failed, what was expected, what was received, and what to do.
 
     Attributes:
-      exit_code: of the process; 1 is also what Python exits with after a traceback.
+      exit_code: of the process; Python also exits with 1 after a traceback.
     """
 
     exit_code = 1
@@ -24,13 +26,13 @@ class ConfigError(TrainerError):
 
 
 class DataError(TrainerError):
-    """The image folders or a picture in them cannot be used."""
+    """The image folders, or an image in them, cannot be used."""
 
     exit_code = 3
 
 
 class DivergedError(TrainerError):
-    """The loss is not a number any more."""
+    """The loss is not finite: the training diverged."""
 
     exit_code = 4
 
@@ -42,42 +44,49 @@ class NotGoodEnoughError(TrainerError):
 
 
 class WeightsError(TrainerError):
-    """The backbone's weights are not to be had or do not fit."""
+    """The backbone's weights are not available, or belong to another network."""
 
     exit_code = 6
 
 
 class DeviceError(TrainerError):
-    """The devices that were asked for are not there."""
+    """The requested devices are not available."""
 
     exit_code = 7
 
 
 class StorageError(TrainerError):
-    """A volume is full, read-only or gone: what was complete on it stays."""
+    """A volume is full, read-only or gone; complete files on it stay."""
 
     exit_code = 8
 
 
 class WorkerLostError(TrainerError):
-    """Another worker of a multi-worker run is gone, or disagrees about where the run stands."""
+    """Another worker of a multi-worker run is lost, or is at another step."""
 
     exit_code = 9
 
 
 class ExportMismatchError(TrainerError):
-    """What was written does not answer as the network that was trained, and is not published."""
+    """The exported version does not give the trained network's answers, and is not published."""
 
     exit_code = 10
 
 
 class ClusterError(TrainerError):
-    """The Kubernetes cluster does not answer, or refuses."""
+    """The Kubernetes cluster does not answer, or refuses a request."""
 
     exit_code = 11
 
 
 class StoppedError(TrainerError):
-    """SIGTERM came; the run's state is saved, and the next start goes on from there."""
+    """SIGTERM stopped the run; its state is saved, and the next start resumes it."""
 
     exit_code = 143  # 128 + SIGTERM, as if the signal had not been handled
+
+
+def join_names(names: Iterable[str], most: int = 10) -> str:
+    """Join up to `most` names with commas for a message, and say how many more there are."""
+    names = list(names)
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

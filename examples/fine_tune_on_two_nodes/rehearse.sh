@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What the two pods do, with two processes on this machine:
+# Run the two-node training as two processes on this machine:
 # examples/fine_tune_on_two_nodes/rehearse.sh DIR [FLAG...]
 set -euo pipefail
-data=${1:?which folder?}
+data=${1:?"usage: examples/fine_tune_on_two_nodes/rehearse.sh DIR [FLAG...]"}
 shift
 out=${OUT:-examples-out} port=${PORT:-2222}
 
@@ -15,7 +15,7 @@ worker() {
     --fine-tune-from block13 --fine-tune-learning-rate 3e-5 --fine-tune-epochs 6 "$@"
 }
 
-# Worker 0 is the chief: it prints the progress, and publishes.
+# Worker 0 is the chief, which prints progress and publishes the version.
 worker 1 "$@" &
 worker 0 "$@"
 wait $!

@@ -1,4 +1,4 @@
-"""The gateway: an image comes in over HTTP, labels go out as JSON."""
+"""The gateway's ASGI application: images in over HTTP, labels out as JSON, and a web page."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ from starlette.exceptions import HTTPException
 from serving_client import errors
 from serving_client.aio import AsyncClient
 from serving_client.errors import ImageError, ServingError
-from serving_client.gateway import observing, schemas, uploads
-from serving_client.gateway.fetching import Fetcher
-from serving_client.gateway.settings import Limits
-from serving_client.gateway.turns import Turns
+from serving_client.gateway import schemas, telemetry, uploads
+from serving_client.gateway.admission import AdmissionControl, Limits
 from serving_client.protocol import Via
 
-# A probe must know soon.
-_READY_TIMEOUT_S = 3
+# /readyz must answer before the readiness probe times out (k8s/gateway.yaml).
+READY_TIMEOUT_S = 3
 
 _PAGE = Path(__file__).with_name("page")
 _PAGE_FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
@@ -44,12 +42,11 @@ _STATUS: dict[type[ServingError], int] = {
 }
 
 _PROBLEMS = {
-    400: "no image that can be read, or too many",
-    403: "no picture is fetched",
-    413: "too many bytes",
-    422: "a parameter out of range",
+    400: "no valid image, or too many images",
+    413: "the request is too large",
+    422: "a parameter is out of range",
     502: "the model server failed",
-    503: "the model server is not there, or there is too much to do",
+    503: "the model server is not available, or too many requests are waiting",
     504: "the model server did not answer in time",
 }
 
@@ -61,30 +58,28 @@ def create_app(open_client: Callable[[], AsyncClient], limits: Limits) -> FastAP
     """Build the ASGI application.
 
     Args:
-      open_client: called once, in the event loop, when the application starts.
+      open_client: called once when the application starts, in its event loop.
     """
-    metrics = observing.Metrics()
+    metrics = telemetry.Metrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
-        fetcher = Fetcher(limits)
         async with open_client() as client:
-            yield {"client": client, "fetcher": fetcher, "limits": limits, "metrics": metrics}
-        await fetcher.close()
+            yield {"client": client, "limits": limits, "metrics": metrics}
 
     app = FastAPIOffline(
         title="Image classifier",
-        description="Labels of pictures. The model runs on TensorFlow Serving.",
+        description="Classifies images with a model on TensorFlow Serving.",
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.add_middleware(Turns, limits=limits)
-    app.add_middleware(observing.Observed, metrics=metrics)
-    app.add_exception_handler(ServingError, _failed)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_middleware(AdmissionControl, limits=limits)
+    app.add_middleware(telemetry.RequestTelemetry, metrics=metrics)  # outermost: it measures the wait too
+    app.add_exception_handler(ServingError, _serving_error)
+    app.add_exception_handler(RequestValidationError, _invalid_parameter)
     app.post(
         "/v1/classify",
-        openapi_extra={"requestBody": {"required": True, "content": _bodies(limits)}},
+        openapi_extra={"requestBody": {"required": True, "content": _request_bodies(limits)}},
         responses=_problems(*_PROBLEMS),
         response_model_exclude_none=True,
     )(classify)
@@ -94,41 +89,43 @@ def create_app(open_client: Callable[[], AsyncClient], limits: Limits) -> FastAP
     app.get("/metrics", include_in_schema=False)(prometheus)
     for path in _PAGE_FILES:
         app.get(path, include_in_schema=False)(page)
-    observing.trace(app)
+    telemetry.instrument(app)
     return app
 
 
 async def classify(
     request: Request,
-    top_k: Annotated[int, Query(ge=1, le=1_000, description="labels per image, at most")] = 3,
-    via: Annotated[Via, Query(description="what is sent to the model: float32 images or files")] = "images",
+    top_k: Annotated[int, Query(ge=1, le=1_000, description="maximum number of labels per image")] = 3,
+    via: Annotated[
+        Via, Query(description="`images`: the gateway preprocesses; `encoded`: the model server does")
+    ] = "images",
 ) -> schemas.Classified:
-    """Classify pictures: one as the body, several as multipart/form-data, or URLs of allowed hosts as JSON.
+    """Classify one image sent as the body, or several sent as multipart/form-data.
 
-    In a form or a list, those that cannot be read have an `error` in their place; a body that cannot be
-    read is 400.
+    In a form, an invalid image gets an `error` and the others are classified. A body that is not a valid
+    image gets status 400.
     """
     state = request.state
-    found = await uploads.read(request, state.limits, state.fetcher)
-    state.images = len(found)
-    images = [image for _, image in found if not isinstance(image, ImageError)]
+    received = await uploads.read(request, state.limits)
+    state.images = len(received)  # for the log
+    images = [image for _, image in received if not isinstance(image, ImageError)]
     answers = state.client.stream(images, top_k=top_k, via=via)
-    results = [image if isinstance(image, ImageError) else await anext(answers) for _, image in found]
-    bad = [result for result in results if isinstance(result, ImageError)]
-    state.metrics.images.labels("unreadable").inc(len(bad))
-    state.metrics.images.labels("classified").inc(len(results) - len(bad))
-    if bad and not uploads.is_list(request):
-        raise HTTPException(400, str(bad[0]))
+    results = [image if isinstance(image, ImageError) else await anext(answers) for _, image in received]
+    invalid = [result for result in results if isinstance(result, ImageError)]
+    state.metrics.images.labels("unreadable").inc(len(invalid))
+    state.metrics.images.labels("classified").inc(len(results) - len(invalid))
+    if invalid and not uploads.is_form(request):
+        raise HTTPException(400, str(invalid[0]))
     return schemas.Classified(
         model=state.client.model,
         results=[
-            schemas.image_result(name, result) for (name, _), result in zip(found, results, strict=True)
+            schemas.image_result(name, result) for (name, _), result in zip(received, results, strict=True)
         ],
     )
 
 
 async def describe(request: Request) -> schemas.Model:
-    """Return what the model says of itself."""
+    """Return the main facts of the model card."""
     return schemas.model(await request.state.client.describe())
 
 
@@ -138,11 +135,13 @@ async def healthz() -> str:
 
 
 async def readyz(request: Request) -> str:
-    """Return 200 when the model server answers for the model."""
+    """Return 200 if the model server answers for the model, 503 otherwise."""
     try:
-        await asyncio.wait_for(request.state.client.describe(), _READY_TIMEOUT_S)
+        await asyncio.wait_for(request.state.client.describe(), READY_TIMEOUT_S)
     except (ServingError, asyncio.TimeoutError) as error:
-        raise HTTPException(503, str(error) or f"no answer within {_READY_TIMEOUT_S} s") from error
+        raise HTTPException(
+            503, str(error) or f"The model server did not answer within {READY_TIMEOUT_S} s."
+        ) from error
     return "ready"
 
 
@@ -156,34 +155,31 @@ async def page(request: Request) -> FileResponse:
     return FileResponse(_PAGE / _PAGE_FILES[request.url.path], headers=_PAGE_HEADERS)
 
 
-async def _failed(request: Request, error: Exception) -> JSONResponse:
-    """Turn the client's error into a status: the one place where that happens."""
+async def _serving_error(request: Request, error: Exception) -> JSONResponse:
+    """Turn the client's error into an HTTP status. Only this function maps errors to statuses."""
     status = _STATUS.get(type(error), 502)  # type: ignore[arg-type]  # registered for ServingError
     headers = {"Retry-After": "1"} if status == 503 else None
     return JSONResponse({"detail": str(error)}, status, headers)
 
 
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
+async def _invalid_parameter(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = " ".join(map(str, first["loc"]))
     return JSONResponse({"detail": f"{where}: {first['msg']}. Received: {first['input']!r}."}, 422)
 
 
-def _bodies(limits: Limits) -> dict[str, Any]:
-    """Return OpenAPI's description of what may be posted: `uploads.read` reads it."""
+def _request_bodies(limits: Limits) -> dict[str, Any]:
+    """Return the OpenAPI description of the bodies that `uploads.read` reads."""
     parts = {"type": "array", "items": _BINARY["schema"], "minItems": 1, "maxItems": limits.images}
     form = {"type": "object", "properties": {"images": parts}, "required": ["images"]}
-    bodies: dict[str, Any] = {
+    return {
         **dict.fromkeys(_IMAGE_TYPES, _BINARY),
         "multipart/form-data": {
             "schema": form,
             "encoding": {"images": {"contentType": ", ".join(_IMAGE_TYPES)}},
         },
     }
-    if limits.url_hosts:
-        bodies["application/json"] = {"schema": schemas.Urls.model_json_schema()}
-    return bodies
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

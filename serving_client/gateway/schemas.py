@@ -1,4 +1,4 @@
-"""JSON bodies, as the OpenAPI page shows them."""
+"""The JSON bodies of the HTTP API. /docs shows their descriptions."""
 
 from __future__ import annotations
 
@@ -6,67 +6,61 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from serving_client.card import ModelCard
 from serving_client.codec import Prediction
+from serving_client.model_card import ModelCard
 from serving_client.protocol import Result
 
 
 class Score(BaseModel):
-    """One label."""
+    """One label and its probability."""
 
     label: str
     probability: float = Field(ge=0, le=1)
 
 
 class ImageResult(BaseModel):
-    """One image: its scores, or why there are none."""
+    """The result for one image: `version` and `scores`, or `error`."""
 
-    name: str = Field(description="the file's name, the URL, or `image`")
+    name: str = Field(description="the file's name in the form, or `image`")
     version: int | None = Field(default=None, description="model version that answered")
     scores: list[Score] | None = Field(default=None, description="most probable label first")
-    error: str | None = Field(default=None, description="why this image could not be read")
+    error: str | None = Field(default=None, description="why this image cannot be classified")
 
 
 class Classified(BaseModel):
-    """The images of a request, in their order."""
+    """The results of a request, in the order of its images."""
 
-    model: str
+    model: str = Field(description="the model's name on the server")
     results: list[ImageResult]
 
 
 class Problem(BaseModel):
-    """What failed, what was expected, what came."""
+    """An error."""
 
-    detail: str
-
-
-class Urls(BaseModel):
-    """Pictures that the gateway fetches itself, from hosts that it was told to allow."""
-
-    urls: list[str] = Field(min_length=1)
+    detail: str = Field(description="what failed, what was expected and what was received")
 
 
 class Input(BaseModel):
-    """What pictures are brought to."""
+    """The size that images are resized to, and how their levels are scaled."""
 
     width_px: int
     height_px: int
-    preprocessing: str
+    preprocessing: str = Field(description="mode of `preprocess_input`: tf, torch, caffe or none")
 
 
 class Model(BaseModel):
-    """The model card, as far as a caller wants it."""
+    """The main facts of the model card."""
 
     name: str
     version: int
-    labels: list[str]
+    labels: list[str] = Field(description="in the order of the model's outputs")
     input: Input
     backbone: str | None
-    metrics: dict[str, dict[str, float]]
+    metrics: dict[str, dict[str, float]] = Field(description="metrics by name, for each split of the data")
 
 
 def image_result(name: str, result: Result) -> ImageResult:
-    """Return the JSON of one result of `AsyncClient.stream`."""
+    """Return the JSON for one result of `AsyncClient.stream`."""
     if not isinstance(result, Prediction):
         return ImageResult(name=name, error=str(result))
     scores = [Score(label=score.label, probability=score.probability) for score in result.scores]
@@ -74,7 +68,7 @@ def image_result(name: str, result: Result) -> ImageResult:
 
 
 def model(card: ModelCard) -> Model:
-    """Return the JSON of a card; what another program's card lacks stays empty."""
+    """Return the JSON for a model card. A card that the trainer did not write may lack some facts."""
     metrics: dict[str, Any] = card.raw.get("metrics") or {}
     return Model(
         name=card.name,

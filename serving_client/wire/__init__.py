@@ -1,4 +1,4 @@
-"""TensorFlow Serving's messages, as far as the client speaks them (`make wire` generates the code)."""
+"""TensorFlow Serving's messages, as far as the client uses them. `make wire` generates the code."""
 
 from serving_client.wire.serving_pb2 import (
     DataType,

@@ -1,4 +1,4 @@
-"""The cluster that the current kubeconfig names, through kubectl."""
+"""Drives the current kubeconfig's cluster with kubectl."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from typing import Any, TypeVar
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests import kubernetes_objects
+from tests.kubernetes_objects import ROOT
+
 IMAGES = {
     name: os.environ.get(f"E2E_{name.upper()}_IMAGE", f"image-classifier-{name}:0.1.0")
     for name in ("train", "serve", "gateway")
 }
-"""E2E_TRAIN_IMAGE, E2E_SERVE_IMAGE, E2E_GATEWAY_IMAGE: under which names the nodes have or pull them."""
+"""Image names that the nodes have or can pull; E2E_TRAIN_IMAGE and so on override them."""
 
 _T = TypeVar("_T")
 
 
 def kubectl(*arguments: object, stdin: str | None = None, timeout_s: float = 120) -> str:
-    """Return what it prints.
+    """Run kubectl and return its standard output.
 
     Raises:
-      AssertionError: it failed; holds what it said.
+      AssertionError: kubectl failed; the message includes its standard error.
     """
     done = subprocess.run(
         ["kubectl", *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=timeout_s
@@ -40,22 +42,22 @@ def kubectl(*arguments: object, stdin: str | None = None, timeout_s: float = 120
     return done.stdout
 
 
-def why_not() -> str | None:
-    """Say why there is no cluster to test on; None: there is one."""
+def reason_to_skip() -> str | None:
+    """Return why no cluster can be tested; None if one can."""
     if shutil.which("kubectl") is None:
         return "kubectl is not installed"
     done = subprocess.run(
         ["kubectl", "get", "--raw=/readyz", "--request-timeout=10s"], capture_output=True, text=True
     )
-    said = " ".join(done.stderr.split()) or "no answer"
-    return None if done.returncode == 0 else f"no cluster answers: {said[-200:]}"
+    error = " ".join(done.stderr.split()) or "no reply"
+    return None if done.returncode == 0 else f"no cluster is reachable: {error[-200:]}"
 
 
 def wait_for(what: Callable[[], _T | None], message: str, timeout_s: float = 600) -> _T:
-    """Ask every second until there is an answer.
+    """Call `what` every second until it returns something other than None.
 
     Raises:
-      AssertionError: there was none in time.
+      AssertionError: it did not within `timeout_s`.
     """
     deadline = time.monotonic() + timeout_s
     while (found := what()) is None:
@@ -65,7 +67,7 @@ def wait_for(what: Callable[[], _T | None], message: str, timeout_s: float = 600
 
 
 class Namespace:
-    """A namespace of its own, in which Pod Security `restricted` is enforced."""
+    """A namespace for one run of the suite, which enforces Pod Security `restricted`."""
 
     def __init__(self) -> None:
         self.name = f"classifier-e2e-{uuid.uuid4().hex[:6]}"
@@ -79,7 +81,7 @@ class Namespace:
         return found
 
     def pods(self, component: str) -> list[dict[str, Any]]:
-        """Those that are not on their way out."""
+        """Return the pods of a component that are not being deleted."""
         selector = f"--selector=app.kubernetes.io/component={component}"
         items = json.loads(self.kubectl("get", "pods", selector, "--output=json"))["items"]
         return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
@@ -91,7 +93,7 @@ class Namespace:
         )
 
     def trainer(self, *arguments: str, timeout_s: float = 900) -> subprocess.CompletedProcess[str]:
-        """Run one of the launcher's commands here, in this namespace."""
+        """Run `python -m trainer` on this machine, against this namespace."""
         return subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=timeout_s)
 
     def command(self, command: str, *arguments: object) -> list[str]:
@@ -99,7 +101,7 @@ class Namespace:
 
     @contextlib.contextmanager
     def forwarded(self, target: str, port: int) -> Iterator[str]:
-        """Yield the local address of a port of a Service or a pod."""
+        """Forward a port of a Service or pod, and yield its local address."""
         command = ["kubectl", "--namespace", self.name, "port-forward", target, f":{port}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
@@ -112,7 +114,7 @@ class Namespace:
 
     @contextlib.contextmanager
     def caller(self, code: str, *arguments: object, claims: Sequence[str] = ("data",)) -> Iterator[str]:
-        """Run Python in a pod that may ask the server, with claims at /CLAIM; yield the pod's name."""
+        """Run Python in a pod that may call the server, and yield the pod's name. Claims are at /CLAIM."""
         name = f"caller-{uuid.uuid4().hex[:6]}"
         container = {
             "name": "caller",
@@ -151,7 +153,7 @@ class Namespace:
             self.kubectl("delete", "pod", name, "--wait=false")
 
     def printed_by(self, pod: str, timeout_s: float = 300) -> str:
-        """Return what a pod has printed when it has ended well."""
+        """Wait until a pod has succeeded, and return its log."""
 
         def ended() -> str | None:
             phase = self.get("pod", pod)["status"]["phase"]
@@ -162,23 +164,21 @@ class Namespace:
         assert phase == "Succeeded", log
         return log
 
-    def overlay(
+    def write_kustomization(
         self,
         name: str,
         settings: dict[str, Any],
         components: tuple[str, ...] = (),
         patches: tuple[dict[str, Any], ...] = (),
     ) -> Path:
-        """Write a kustomization over k8s/ for any cluster without GPUs; return its directory.
+        """Write a kustomization of k8s/ for clusters without GPUs; return its directory.
 
         Args:
-          settings: what stands in the trainer's TOML, beside what makes it small.
-          components: of overlays/.
-          patches: more of them.
+          settings: added to the trainer's TOML, which makes runs small.
+          components: names in components/.
+          patches: added to those that make everything small.
         """
         directory = self.directory / name
-        directory.mkdir(parents=True)
-        up = Path(os.path.relpath(ROOT, directory))
         toml = {
             **{"name": "classifier", "backbone": "resnet50v2", "weights": "none", "image_size": 64},
             **{"learning_rate": 0.05, "epochs": 10, "keep_versions": 5},
@@ -193,20 +193,17 @@ class Namespace:
             patch("apps/v1", "Deployment", "classifier", small("tensorflow-serving", "256Mi")),
             patch("apps/v1", "Deployment", "classifier", as_loaded("initContainers", "wait-for-model")),
             patch("apps/v1", "Deployment", "classifier-gateway", small("gateway", "128Mi")),
-            # With so little asked for, any load is many times as much.
+            # Requests are so small that any load would scale far up.
             patch("autoscaling/v2", "HorizontalPodAutoscaler", "classifier", {"spec": {"maxReplicas": 2}}),
             *(patch("v1", "PersistentVolumeClaim", name, claim) for name in ("data", "models")),
         ]
-        kustomization = {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "namespace": self.name,
-            "resources": [str(up / "k8s")],
-            "components": [str(up / "overlays" / component / "component") for component in components],
-            "images": [image(name) for name in IMAGES],
-            "patches": [{"patch": yaml.safe_dump(one)} for one in all_patches],
-        }
-        (directory / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        kubernetes_objects.write_kustomization(
+            directory,
+            components=components,
+            namespace=self.name,
+            images=[image(name) for name in IMAGES],
+            patches=[{"patch": yaml.safe_dump(one)} for one in all_patches],
+        )
         return directory
 
 
@@ -222,31 +219,31 @@ def small(container: str, memory: str, limits: dict[str, None] | None = None) ->
 
 
 def as_loaded(kind: str, container: str) -> dict[str, Any]:
-    """Take the image that the node has, whatever its tag is."""
+    """Return a patch that uses the node's image, whatever its tag."""
     pod = {kind: [{"name": container, "imagePullPolicy": "IfNotPresent"}]}
     return {"spec": {"template": {"spec": pod}}}
 
 
 def image(name: str) -> dict[str, str]:
-    """Return kustomize's override, from the manifests' name to the environment's."""
+    """Return the entry of `images:` that replaces a manifest's image with the one in IMAGES."""
     new, at, digest = IMAGES[name].partition("@")
     override = {"name": f"image-classifier-{name}"}
     if at:
         return {**override, "newName": new, "digest": digest}
     repository, colon, tag = new.rpartition(":")
-    if not colon or "/" in tag:  # a port of the registry, and no tag
+    if not colon or "/" in tag:  # the colon belongs to the registry's port
         return {**override, "newName": new, "newTag": "latest"}
     return {**override, "newName": repository, "newTag": tag}
 
 
 def storage_class() -> dict[str, str]:
-    """E2E_STORAGE_CLASS, or else the cluster's default."""
+    """Return the storageClassName of E2E_STORAGE_CLASS; empty for the cluster's default."""
     name = os.environ.get("E2E_STORAGE_CLASS")
     return {} if name is None else {"storageClassName": name}
 
 
 def access_mode() -> str:
-    """E2E_ACCESS_MODE; or else ReadWriteMany, but where all pods are on the volume's node ReadWriteOnce."""
+    """Return E2E_ACCESS_MODE, or ReadWriteOnce if volumes stay on one node, or else ReadWriteMany."""
     given = os.environ.get("E2E_ACCESS_MODE")
     nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
     on_one_node = len(nodes) == 1 or any(word in provisioner() for word in ("local-path", "hostpath"))
@@ -254,7 +251,7 @@ def access_mode() -> str:
 
 
 def provisioner() -> str:
-    """Of the storage class that is used; empty: there is none."""
+    """Return the provisioner of the storage class in use; empty if there is no class."""
     classes = json.loads(kubectl("get", "storageclasses", "--output=json"))["items"]
     default = "storageclass.kubernetes.io/is-default-class"
     named = os.environ.get("E2E_STORAGE_CLASS")
@@ -266,7 +263,7 @@ def provisioner() -> str:
 
 
 def worker_node() -> str:
-    """Return the host name of a node that takes pods: one without taints."""
+    """Return the host name of a node without taints, or of the first node."""
     nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
     free = [node for node in nodes if not node["spec"].get("taints")] or nodes
     return str(free[0]["metadata"]["labels"]["kubernetes.io/hostname"])

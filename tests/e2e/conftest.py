@@ -1,4 +1,4 @@
-"""A namespace with the sample's images on its claim `data`, and the manifests applied; gone at the end."""
+"""Fixtures that deploy the manifests and the sample's images to a temporary namespace."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.e2e.cluster import (
     IMAGES,
@@ -20,16 +19,17 @@ from tests.e2e.cluster import (
     kubectl,
     patch,
     provisioner,
-    why_not,
+    reason_to_skip,
     worker_node,
 )
+from tests.kubernetes_objects import render
 
 _RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mine = [item for item in items if Path(__file__).parent in item.path.parents]
-    reason = why_not() if mine else None
+    reason = reason_to_skip() if mine else None
     for item in mine:
         item.add_marker(pytest.mark.e2e)
         if reason:
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def namespace() -> Iterator[Namespace]:
-    """With storage, from the cluster or else from folders of one node. E2E_KEEP leaves it there."""
+    """A namespace with storage: the cluster's, or folders of one node. E2E_KEEP keeps it after the tests."""
     created = Namespace()
     labels = {"app.kubernetes.io/name": "image-classifier", **_RESTRICTED}
     manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": created.name, "labels": labels}}
@@ -46,7 +46,7 @@ def namespace() -> Iterator[Namespace]:
     own_volumes = "E2E_STORAGE_CLASS" not in os.environ and not provisioner()
     try:
         if own_volumes:
-            os.environ["E2E_STORAGE_CLASS"] = created.name  # a name that only the volumes below have
+            os.environ["E2E_STORAGE_CLASS"] = created.name  # only the volumes below have this name
             _make_volumes(created.name)
         yield created
     finally:
@@ -67,9 +67,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def deployed(namespace: Namespace, pictures: Path) -> Namespace:
-    """Everything applied, the images pushed; the Job suspended, so that there is no model yet."""
+    """The namespace with everything applied, the images pushed and the Job suspended, so without a model."""
     suspend = patch("batch/v1", "Job", "train-classifier", {"spec": {"suspend": True}})
-    overlay = namespace.overlay("base", {}, patches=(suspend,))
+    overlay = namespace.write_kustomization("base", {}, patches=(suspend,))
     _bind_claims(namespace, overlay)
     kubectl("apply", "--kustomize", overlay)
     pushed = namespace.trainer("push-data", str(pictures), f"--overlay={overlay}")
@@ -78,9 +78,8 @@ def deployed(namespace: Namespace, pictures: Path) -> Namespace:
 
 
 def _bind_claims(namespace: Namespace, overlay: Path) -> None:
-    """Have one pod use both claims before others do: volumes that are a node's are then the same node's."""
-    documents = [one for one in yaml.safe_load_all(kubectl("kustomize", overlay)) if one]
-    for document in documents:
+    """Bind both claims through one pod, so that node-local volumes are on the same node."""
+    for document in render(overlay):
         if document["kind"] == "PersistentVolumeClaim":
             kubectl("apply", "--filename=-", stdin=json.dumps(document))
     with namespace.caller("print('bound')", claims=("data", "models")) as pod:
@@ -88,7 +87,10 @@ def _bind_claims(namespace: Namespace, overlay: Path) -> None:
 
 
 def _make_volumes(name: str) -> None:
-    """Make volumes of folders of a node; a pod opens them for all users, as fsGroup does not do."""
+    """Make volumes from folders of a node.
+
+    Kubernetes does not apply fsGroup to such folders, so a pod makes them writable for everyone.
+    """
     mode, node = access_mode(), worker_node()
     there = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}
     for claim in ("data", "models"):
@@ -107,7 +109,7 @@ def _make_volumes(name: str) -> None:
             },
         }
         kubectl("apply", "--filename=-", stdin=json.dumps(volume))
-    # In a namespace of its own, where a pod may be root for a moment.
+    # The pod must run as root, so it gets a namespace that allows this.
     preparing = f"{name}-volumes"
     kubectl("create", "namespace", preparing)
     try:

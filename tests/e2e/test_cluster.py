@@ -1,4 +1,4 @@
-"""The whole way on a real cluster, in this order; each test goes on from where the one before has left it."""
+"""From the first apply to deletion on a real cluster. The tests run in order and build on each other."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ import pytest
 import yaml
 
 from serving_client import Client
-from tests.e2e.cluster import ROOT, Namespace, kubectl, wait_for
+from tests.e2e.cluster import Namespace, kubectl, wait_for
+from tests.kubernetes_objects import ROOT, render
+from trainer.errors import NotGoodEnoughError
 
-# Asks without a pause, until 50 answers have come from version `until` or the seconds are over; prints how
-# many answers came from which version, and what failed.
+# Calls the model without a pause, until version `until` has answered 50 calls or the time is up. Prints the
+# number of answers by version, and the errors.
 LOAD = """
 import collections, json, sys, time
 from serving_client import Client, ServingError
@@ -27,7 +29,7 @@ name, until, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 picture = open("/data/test/moon/000.jpg", "rb").read()
 versions, failed, end = collections.Counter(), [], time.monotonic() + seconds
 with Client(name, model="classifier", timeout_s=30) as client:
-    print("asking", flush=True)
+    print("calling", flush=True)
     while time.monotonic() < end and (not until or versions[until] < 50):
         try:
             versions[client.classify([picture])[0].version] += 1
@@ -42,12 +44,12 @@ def load(namespace: Namespace, name: str = PODS, until: int = 0, seconds: float 
     return namespace.caller(LOAD, name, until, seconds)
 
 
-def is_asking(namespace: Namespace, pod: str) -> None:
+def wait_for_calls(namespace: Namespace, pod: str) -> None:
     def started() -> bool | None:
         running = namespace.get("pod", pod)["status"]["phase"] == "Running"
-        return True if running and "asking" in namespace.kubectl("logs", pod) else None
+        return True if running and "calling" in namespace.kubectl("logs", pod) else None
 
-    wait_for(started, f"{pod} asks")
+    wait_for(started, f"{pod} calls the model")
 
 
 def outcome(namespace: Namespace, pod: str, timeout_s: float = 700) -> dict[str, Any]:
@@ -57,15 +59,15 @@ def outcome(namespace: Namespace, pod: str, timeout_s: float = 700) -> dict[str,
 
 @pytest.fixture(scope="session")
 def overlay(deployed: Namespace) -> Path:
-    """What runs are submitted from."""
-    return deployed.overlay("runs", {})
+    """The directory from which runs are submitted."""
+    return deployed.write_kustomization("runs", {})
 
 
 def submit(namespace: Namespace, overlay: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return namespace.trainer("submit", f"--overlay={overlay}", "--follow", *flags)
 
 
-def test_without_a_model_the_server_waits_and_says_for_what(deployed: Namespace) -> None:
+def test_without_a_model_the_server_waits_and_logs_its_folder(deployed: Namespace) -> None:
     def waiting() -> str | None:
         for pod in deployed.pods("serving"):
             for status in pod["status"].get("initContainerStatuses", []):
@@ -74,16 +76,16 @@ def test_without_a_model_the_server_waits_and_says_for_what(deployed: Namespace)
                     return deployed.kubectl("logs", name, "--container=wait-for-model") or None
         return None
 
-    assert "waiting for a first version in /models/classifier" in wait_for(waiting, "the server waits")
+    assert "/models/classifier" in wait_for(waiting, "the server waits")
     assert deployed.get("deployment", "classifier")["status"].get("readyReplicas", 0) == 0
 
 
-def test_pod_security_refuses_nothing(deployed: Namespace) -> None:
+def test_pod_security_rejects_no_pod(deployed: Namespace) -> None:
     events = json.loads(deployed.kubectl("get", "events", "--output=json"))["items"]
     assert [event["message"] for event in events if "PodSecurity" in event.get("message", "")] == []
 
 
-def test_the_job_completes_and_the_server_turns_ready(deployed: Namespace) -> None:
+def test_the_job_completes_and_the_server_becomes_ready(deployed: Namespace) -> None:
     deployed.kubectl("patch", "job", "train-classifier", "--patch", '{"spec": {"suspend": false}}')
     deployed.kubectl(
         "wait", "job/train-classifier", "--for=condition=Complete", "--timeout=900s", timeout_s=920
@@ -94,12 +96,10 @@ def test_the_job_completes_and_the_server_turns_ready(deployed: Namespace) -> No
 
 
 def test_applying_twice_is_harmless(deployed: Namespace) -> None:
-    """And in any order: each file by itself, the last one first."""
+    """Also one object at a time, in reverse order."""
     before = deployed.get("job", "train-classifier")["metadata"]["uid"]
-    rendered = kubectl("kustomize", deployed.directory / "base")
-    documents = [document for document in yaml.safe_load_all(rendered) if document]
-    for document in reversed(documents):
-        document.get("spec", {}).pop("suspend", None)  # what it was applied with; it may be left out later
+    for document in reversed(render(deployed.directory / "base")):
+        document.get("spec", {}).pop("suspend", None)  # an earlier test has changed it
         kubectl("apply", "--filename=-", stdin=yaml.safe_dump(document))
     job = deployed.get("job", "train-classifier")
     assert job["metadata"]["uid"] == before
@@ -132,9 +132,9 @@ def test_port_forward_reaches_the_server_and_the_gateway(deployed: Namespace, pi
     assert answer["results"][0]["scores"][0]["label"] == predictions[0].label
 
 
-def test_a_second_version_goes_live_with_no_failed_call(deployed: Namespace, overlay: Path) -> None:
+def test_a_second_version_goes_live_without_a_failed_call(deployed: Namespace, overlay: Path) -> None:
     with load(deployed, until=2, seconds=900) as pod:
-        is_asking(deployed, pod)
+        wait_for_calls(deployed, pod)
         done = submit(deployed, overlay, "--set", "seed=1")
         assert done.returncode == 0, done.stderr
         assert "Published /models/classifier/2" in done.stdout
@@ -146,17 +146,17 @@ def test_a_second_version_goes_live_with_no_failed_call(deployed: Namespace, ove
 
 def test_a_rolling_update_loses_no_call(deployed: Namespace) -> None:
     with load(deployed, seconds=120) as pod:
-        is_asking(deployed, pod)
+        wait_for_calls(deployed, pod)
         deployed.kubectl("rollout", "restart", "deployment/classifier")
         deployed.rollout("classifier")
         found = outcome(deployed, pod)
     assert found["failed"] == []
 
 
-def test_a_worse_model_is_refused_with_the_gates_own_code(deployed: Namespace, overlay: Path) -> None:
+def test_a_worse_model_is_refused_with_the_gates_exit_code(deployed: Namespace, overlay: Path) -> None:
     flags = ("--set", "must_beat_serving=true", "--set", "learning_rate=0.000001", "--set", "epochs=1")
     done = submit(deployed, overlay, *flags)
-    assert done.returncode == 5, done.stdout + done.stderr
+    assert done.returncode == NotGoodEnoughError.exit_code, done.stdout + done.stderr
     with (
         deployed.forwarded("service/classifier", 8500) as address,
         Client(address, model="classifier") as client,
@@ -164,7 +164,7 @@ def test_a_worse_model_is_refused_with_the_gates_own_code(deployed: Namespace, o
         assert client.describe().version == 2
 
 
-def test_a_run_whose_pod_is_deleted_goes_on(deployed: Namespace, overlay: Path) -> None:
+def test_a_run_whose_pod_is_deleted_resumes(deployed: Namespace, overlay: Path) -> None:
     command = deployed.command("submit", f"--overlay={overlay}", "--follow", "--set", "epochs=1000")
     known = {pod["metadata"]["name"] for pod in deployed.pods("training")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -184,9 +184,8 @@ def test_a_run_whose_pod_is_deleted_goes_on(deployed: Namespace, overlay: Path) 
 
 
 def test_two_workers_train_together_and_one_publishes(deployed: Namespace) -> None:
-    workers = deployed.overlay("workers", {"seed": 2}, ("multi-node",))
-    documents = [document for document in yaml.safe_load_all(kubectl("kustomize", workers)) if document]
-    for document in documents:  # but for the Job: a template cannot be changed
+    workers = deployed.write_kustomization("workers", {"seed": 2}, ("multi-node",))
+    for document in render(workers):  # without the Job, whose template cannot be changed
         if document["metadata"]["name"] in ("train-classifier-workers", "classifier-workers"):
             kubectl("apply", "--filename=-", stdin=yaml.safe_dump(document))
     done = submit(deployed, workers, "--workers", "2")
@@ -194,8 +193,8 @@ def test_two_workers_train_together_and_one_publishes(deployed: Namespace) -> No
     assert re.findall(r"Published /models/classifier/(\d+)", done.stdout) == ["4"]
 
 
-def test_a_label_moves_and_goes_back(deployed: Namespace) -> None:
-    def answers() -> int | None:
+def test_a_label_moves_and_rolls_back(deployed: Namespace) -> None:
+    def stable_version() -> int | None:
         try:
             with Client(address, model="classifier", label="stable") as client:
                 return client.describe().version
@@ -206,12 +205,12 @@ def test_a_label_moves_and_goes_back(deployed: Namespace) -> None:
         for command, version in ((("promote", 3), 3), (("promote", 4), 4), (("rollback",), 3)):
             done = deployed.trainer(*command)
             assert done.returncode == 0, done.stderr
-            # The kubelet brings a ConfigMap within a minute or two.
-            wait_for(lambda: True if answers() == version else None, f"stable is {version}", 300)  # noqa: B023  # called at once
+            # The kubelet updates a mounted ConfigMap within a minute or two.
+            wait_for(lambda: True if stable_version() == version else None, f"stable is {version}", 300)  # noqa: B023  # called at once
 
 
 def test_three_replicas_share_the_load(deployed: Namespace) -> None:
-    # And no more, whatever the autoscaler thinks of the load.
+    # The load must not make the autoscaler add more.
     patch = '{"spec": {"minReplicas": 3, "maxReplicas": 3}}'
     deployed.kubectl("patch", "horizontalpodautoscaler", "classifier", "--patch", patch)
     deployed.kubectl("scale", "deployment/classifier", "--replicas=3")
@@ -222,7 +221,7 @@ def test_three_replicas_share_the_load(deployed: Namespace) -> None:
         return pods if status.get("readyReplicas") == len(pods) == 3 else None
 
     pods = wait_for(three_ready, "three pods are Ready")
-    time.sleep(10)  # the cluster's DNS keeps an answer for some seconds
+    time.sleep(10)  # the cluster's DNS caches addresses for some seconds
     before = {pod: calls(deployed, pod) for pod in pods}
     with load(deployed, seconds=60) as caller:
         found = outcome(deployed, caller)
@@ -232,14 +231,14 @@ def test_three_replicas_share_the_load(deployed: Namespace) -> None:
 
 
 def calls(namespace: Namespace, pod: str) -> float:
-    """How many calls a pod has answered, by its own count."""
+    """Return how many calls a pod has answered, from its metrics."""
     with namespace.forwarded(f"pod/{pod}", 8501) as address:
         url = f"http://{address}/monitoring/prometheus/metrics"
         text = urllib.request.urlopen(url, timeout=30).read().decode()
     return sum(map(float, re.findall(r"^:tensorflow:serving:request_count\{.*\} (\S+)$", text, re.MULTILINE)))
 
 
-def test_what_is_deleted_leaves_the_claims(deployed: Namespace) -> None:
+def test_deleting_the_deployment_keeps_the_claims(deployed: Namespace) -> None:
     """With the command of docs/operations.md."""
     text = (ROOT / "docs" / "operations.md").read_text().replace("\\\n", "")
     (command,) = re.findall(r"^kubectl (delete .*) --namespace ml$", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Model servers as programs: ours, and TensorFlow Serving's own where it is at hand, with the same flags."""
+"""Model servers as programs: the local server, and TensorFlow Serving where it is installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from pathlib import Path
 import grpc
 import pytest
 
+PROGRAMS = ["local_server", "tensorflow_model_server"]
 IMAGE = os.environ.get("TENSORFLOW_SERVING_IMAGE", "tensorflow/serving:2.20.0")
+POLL_S = {"local_server": 0.1, "tensorflow_model_server": 1}  # TensorFlow Serving takes whole seconds only
 
 
 def free_port() -> int:
@@ -26,7 +28,7 @@ def free_port() -> int:
 
 
 def command(program: str, shared: Path) -> list[str]:
-    """Return the command of a model server that can read `shared`; skip if there is none."""
+    """Return the command of a model server that can read `shared`; skip the test if none is installed."""
     if program == "local_server":
         return [sys.executable, "-m", "local_server"]
     if path := os.environ.get("TENSORFLOW_MODEL_SERVER"):
@@ -35,7 +37,7 @@ def command(program: str, shared: Path) -> list[str]:
         mount = f"--volume={shared}:{shared}"
         entry = "--entrypoint=tensorflow_model_server"
         return ["docker", "run", "--rm", "--init", "--network=host", mount, entry, IMAGE]
-    pytest.skip(f"neither TENSORFLOW_MODEL_SERVER nor the image {IMAGE} is there")
+    pytest.skip(f"needs TENSORFLOW_MODEL_SERVER or the image {IMAGE}")
 
 
 def _is_official(image: str) -> bool:
@@ -50,7 +52,8 @@ def running(program: str, shared: Path, flags: Sequence[str]) -> Iterator[str]:
     """Run a model server until the block ends; yield HOST:PORT of its gRPC API once it answers."""
     port = free_port()
     log = shared / f"server-{port}.log"
-    argv = [*command(program, shared), f"--port={port}", "--file_system_poll_wait_seconds=1", *flags]
+    poll = f"--file_system_poll_wait_seconds={POLL_S[program]}"
+    argv = [*command(program, shared), f"--port={port}", poll, "--grpc_max_threads=64", *flags]
     with log.open("w") as output:
         process = subprocess.Popen(argv, stdout=output, stderr=output)
         try:

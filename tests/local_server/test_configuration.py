@@ -15,7 +15,7 @@ allowed_batch_sizes: 32
 """
 
 
-def test_batching_parameters_are_read_and_left_out_ones_are_tensorflow_servings(tmp_path: Path) -> None:
+def test_batching_parameters_that_a_file_leaves_out_have_tensorflow_servings_defaults(tmp_path: Path) -> None:
     file = tmp_path / "batching.config"
     file.write_text(BATCHING)
     assert configuration.read_batching(file) == BatchingParameters(32, 0.0015, 7, 2, (1, 32))
@@ -26,43 +26,51 @@ def test_batching_parameters_are_read_and_left_out_ones_are_tensorflow_servings(
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "named"),
     [
-        ("nonsense", r"must be a BatchingParameters as text: 1:\d+ : "),
+        ("nonsense", ["BatchingParameters", "1:1"]),
         (
             "max_batch_size { value: 8 } allowed_batch_sizes: 4",
-            r"must rise and end with max_batch_size\. Received: \[4\] and 8",
+            ["allowed_batch_sizes=[4]", "max_batch_size=8"],
         ),
-        ("num_batch_threads { value: 0 }", "must be at least 1"),
+        (
+            "max_batch_size { value: 4 } "
+            "allowed_batch_sizes: 2 allowed_batch_sizes: 1 allowed_batch_sizes: 4",
+            ["allowed_batch_sizes=[2, 1, 4]"],
+        ),
+        ("num_batch_threads { value: 0 }", ["num_batch_threads", "0"]),
     ],
 )
-def test_parameters_that_tensorflow_serving_would_refuse_are_refused(
-    tmp_path: Path, text: str, message: str
+def test_parameters_that_tensorflow_serving_would_reject_are_rejected(
+    tmp_path: Path, text: str, named: list[str]
 ) -> None:
     file = tmp_path / "batching.config"
     file.write_text(text)
-    with pytest.raises(ConfigurationError, match=message) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         configuration.read_batching(file)
-    assert str(caught.value).startswith(str(file))
+    assert all(part in str(caught.value) for part in [str(file), *named])
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "named"),
     [
-        ("model_config_list {}", "must name models"),
-        ('model_config_list { config { name: "m" } }', "each with name and base_path"),
+        ("model_config_list {}", "model"),
+        ('model_config_list { config { name: "m" } }', "base_path"),
         (
             'model_config_list { config { name: "m" base_path: "/a" } config { name: "m" base_path: "/b" } }',
-            "must name each model once. Received: m, m",
+            "m, m",
         ),
-        ("model_config_list {", "must be a ModelServerConfig as text"),
+        ("model_config_list {", "ModelServerConfig"),
     ],
+    ids=["no models", "no base path", "a name twice", "not a message"],
 )
-def test_a_model_config_that_names_no_models_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_model_config_without_usable_models_is_rejected(tmp_path: Path, text: str, named: str) -> None:
     file = tmp_path / "models.config"
     file.write_text(text)
-    with pytest.raises(ConfigurationError, match=message):
+    with pytest.raises(ConfigurationError) as caught:
         configuration.read_models(file)
+    assert str(file) in str(caught.value)
+    assert named in str(caught.value).removeprefix(str(file))
 
 
 def test_the_metrics_path_is_read(tmp_path: Path) -> None:
@@ -73,5 +81,5 @@ def test_the_metrics_path_is_read(tmp_path: Path) -> None:
     assert configuration.read_metrics_path(file) == "/monitoring/prometheus/metrics"
     file.write_text("")
     assert configuration.read_metrics_path(file) is None
-    with pytest.raises(ConfigurationError, match="No such file"):
+    with pytest.raises(ConfigurationError, match=str(tmp_path / "none")):
         configuration.read_metrics_path(tmp_path / "none")

@@ -28,7 +28,8 @@ def rest(published: run.Published) -> Iterator[RestServer]:
     models.configure(configuration.of_one_model("tiny", published.path.parent))
     models.poll()
     models.configure(config)
-    server = RestServer(models, ("localhost", 0), 4, Metrics(models.knows), "/monitoring/prometheus/metrics")
+    metrics = Metrics(models.is_configured)
+    server = RestServer(models, ("localhost", 0), 4, metrics, configuration.METRICS_PATH)
     server.start()
     yield server
     server.shutdown()
@@ -65,25 +66,25 @@ def test_predict_by_row_and_by_column_answer_the_same(ask: Ask, row: list[Any], 
     path = f"/v1/models/tiny{where}:predict"
     status, by_row = ask("POST", path, {"instances": [row, row]})
     assert status == 200
-    assert [set(one) for one in by_row["predictions"]] == [{"logits", "probabilities"}] * 2
+    assert [set(row) for row in by_row["predictions"]] == [{"logits", "probabilities"}] * 2
     status, by_column = ask("POST", path, {"inputs": {"images": [row, row]}})
     assert status == 200
-    assert by_column["outputs"]["logits"] == [one["logits"] for one in by_row["predictions"]]
+    assert by_column["outputs"]["logits"] == [row["logits"] for row in by_row["predictions"]]
     assert sum(by_row["predictions"][0]["probabilities"]) == pytest.approx(1)
 
 
-def test_images_go_in_base_64(ask: Ask, picture: str) -> None:
-    one = {"b64": picture}
+def test_images_are_sent_in_base64(ask: Ask, picture: str) -> None:
+    encoded = {"b64": picture}
     for body in (
-        {"signature_name": "encoded_images", "instances": [one]},
-        {"signature_name": "encoded_images", "instances": [{"encoded": one}]},
+        {"signature_name": "encoded_images", "instances": [encoded]},
+        {"signature_name": "encoded_images", "instances": [{"encoded": encoded}]},
     ):
         status, answer = ask("POST", "/v1/models/tiny:predict", body)
         assert status == 200
         assert len(answer["predictions"][0]["probabilities"]) == 6
 
 
-def test_text_comes_out_as_text(ask: Ask) -> None:
+def test_a_string_output_is_returned_as_text(ask: Ask) -> None:
     body = {"signature_name": "describe", "instances": ["card"]}
     status, answer = ask("POST", "/v1/models/tiny:predict", body)
     assert status == 200
@@ -116,7 +117,7 @@ def test_status_and_metadata(ask: Ask) -> None:
         ("POST", "/v1/models/tiny:predict", b"{", 400, "JSON Parse error"),
         ("POST", "/v1/models/tiny:predict", [], 400, "JSON Value must be an object"),
         ("POST", "/v1/models/tiny:predict", {}, 400, "must have one of 'instances' and 'inputs'"),
-        ("POST", "/v1/models/tiny:predict", {"instances": []}, 400, "a list that is not empty"),
+        ("POST", "/v1/models/tiny:predict", {"instances": []}, 400, "'instances'"),
         ("POST", "/v1/models/tiny:predict", {"instances": [[1], [1, 2]]}, 400, "not of expected type"),
         ("POST", "/v1/models/tiny:predict", {"instances": ["text"]}, 400, "not of expected type"),
         ("POST", "/v1/models/tiny:predict", {"inputs": {"q": [1]}}, 400, "does not have named input: q"),
@@ -151,13 +152,44 @@ def test_status_and_metadata(ask: Ask) -> None:
         ),
     ],
 )
-def test_refuses_with_tensorflow_servings_status(
+def test_rejects_with_tensorflow_servings_status(
     ask: Ask, method: str, path: str, body: object, status: int, message: str
 ) -> None:
     got, answer = ask(method, path, body)
     assert got == status
     assert message in answer["error"]
-    assert ask("GET", "/v1/models/tiny")[0] == 200  # the connection and the server go on
+    assert ask("GET", "/v1/models/tiny")[0] == 200  # the connection and the server still work
+
+
+@pytest.mark.parametrize("length", [None, "ten", str(2**28 + 1)])
+def test_a_body_of_unknown_or_excessive_length_is_rejected_unread(
+    rest: RestServer, length: str | None
+) -> None:
+    connection = http.client.HTTPConnection("localhost", rest.server_port, timeout=60)
+    connection.putrequest("POST", "/v1/models/tiny:predict")
+    if length:
+        connection.putheader("Content-Length", length)
+    connection.endheaders()
+    response = connection.getresponse()
+    assert response.status == 400
+    assert response.getheader("Connection") == "close"
+    assert str(length) in json.load(response)["error"]
+    connection.close()
+
+
+def test_an_unexpected_error_is_500_and_the_server_still_works(
+    rest: RestServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("/a/path/of/this/machine")
+
+    with monkeypatch.context() as context:
+        context.setattr(rest.models, "states", fail)
+        status, answer = ask("GET", "/v1/models/tiny")
+    assert status == 500
+    assert "ZeroDivisionError" in answer["error"]
+    assert "/a/path" not in answer["error"]
+    assert ask("GET", "/v1/models/tiny")[0] == 200
 
 
 def test_metrics_count_calls_under_tensorflow_servings_names(ask: Ask, row: list[Any]) -> None:
@@ -170,20 +202,21 @@ def test_metrics_count_calls_under_tensorflow_servings_names(ask: Ask, row: list
     ok, bad = count("OK"), count("INVALID_ARGUMENT")
     ask("POST", "/v1/models/tiny:predict", {"instances": [row]})
     ask("POST", "/v1/models/tiny:predict", {})
+    ask("POST", "/v1/models/nope:predict", {"instances": [row]})
     assert (count("OK"), count("INVALID_ARGUMENT")) == (ok + 1, bad + 1)
     text = ask("GET", "/monitoring/prometheus/metrics")[1]
     labels = 'API="predict",entrypoint="REST",model_name="tiny"'
     assert f":tensorflow:serving:request_latency_count{{{labels}}}" in text
     assert ':tensorflow:serving:request_latency_bucket{API="predict",entrypoint="REST",le="10.0"' in text
-    assert "nope" not in text  # anybody can make up names
+    assert "nope" not in text  # names that callers make up would create any number of time series
 
 
-def test_more_calls_at_once_than_threads_are_refused(rest: RestServer, ask: Ask) -> None:
+def test_more_concurrent_calls_than_threads_are_rejected(rest: RestServer, ask: Ask) -> None:
     for _ in range(4):
-        assert rest.calls.acquire(blocking=False)
+        assert rest.call_slots.acquire(blocking=False)
     try:
         status, answer = ask("GET", "/v1/models/tiny")
         assert (status, answer["error"]) == (429, "Server Threadpool Exhausted")
     finally:
         for _ in range(4):
-            rest.calls.release()
+            rest.call_slots.release()

@@ -3,35 +3,19 @@ import threading
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
-import tensorflow as tf
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_pb2,
     model_service_pb2_grpc,
-    predict_pb2,
     prediction_service_pb2_grpc,
 )
 
 from tests.conftest import serving, tiny_saved_model
+from tests.local_server.tiny_versions import predict, predict_request, publish
 
 State = get_model_status_pb2.ModelVersionStatus
 NEWEST = model_pb2.ModelSpec(name="m")
-
-
-def predict(
-    stub: prediction_service_pb2_grpc.PredictionServiceStub, version: int | None = None
-) -> tuple[float, int]:
-    """Return the answer and the version that gave it."""
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = "m"
-    if version is not None:
-        request.model_spec.version.value = version
-    request.inputs["images"].CopyFrom(tf.make_tensor_proto(np.zeros((1, 2), np.float32)))
-    response = stub.Predict(request, timeout=30)
-    return float(tf.make_ndarray(response.outputs["probabilities"])[0, 0]), response.model_spec.version.value
 
 
 def states(channel: grpc.Channel) -> list[tuple[int, int]]:
@@ -39,12 +23,6 @@ def states(channel: grpc.Channel) -> list[tuple[int, int]]:
     request.model_spec.name = "m"
     response = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request, timeout=30)
     return [(status.version, status.state) for status in response.model_version_status]
-
-
-def publish(base_path: Path, version: int) -> None:
-    """Make a version visible at once; it answers its own number."""
-    tiny_saved_model(base_path / f".staging-{version}", float(version))
-    (base_path / f".staging-{version}").rename(base_path / str(version))
 
 
 def test_a_new_version_replaces_the_old_without_a_lost_request(tmp_path: Path) -> None:
@@ -83,25 +61,23 @@ def test_a_new_version_replaces_the_old_without_a_lost_request(tmp_path: Path) -
             predict(stub, version=1)
 
 
-def test_a_call_that_has_begun_ends_on_its_version(tmp_path: Path) -> None:
+def test_a_call_finishes_on_the_version_where_it_began(tmp_path: Path) -> None:
     publish(tmp_path, 1)
     with serving("m", tmp_path) as (_, models):
         held = models.find(NEWEST)
         publish(tmp_path, 2)
         models.poll()
-        request = predict_pb2.PredictRequest()
-        request.inputs["images"].CopyFrom(tf.make_tensor_proto(np.zeros((1, 2), np.float32)))
-        assert held.predict(request).model_spec.version.value == 1
+        assert held.predict(predict_request()).model_spec.version.value == 1
         assert models.find(NEWEST).version == 2
 
 
-def test_a_damaged_version_fails_alone_and_is_tried_again_once_replaced(tmp_path: Path) -> None:
+def test_a_damaged_version_fails_alone_and_loads_once_it_was_replaced(tmp_path: Path) -> None:
     publish(tmp_path, 1)
     with serving("m", tmp_path) as (address, models), grpc.insecure_channel(address) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         (tmp_path / "2").mkdir()
         (tmp_path / "2" / "saved_model.pb").write_bytes(b"\xff damaged")
-        for _ in range(2):  # a failed version stays failed
+        for _ in range(2):  # the second poll does not try again
             models.poll()
             assert predict(stub) == (1.0, 1)
             assert states(channel) == [(2, State.END), (1, State.AVAILABLE)]
@@ -120,7 +96,7 @@ def test_a_damaged_version_fails_alone_and_is_tried_again_once_replaced(tmp_path
         assert predict(stub) == (2.0, 2)
 
 
-def test_staging_and_run_directories_are_no_versions(tmp_path: Path) -> None:
+def test_staging_and_run_directories_are_not_versions(tmp_path: Path) -> None:
     publish(tmp_path, 1)
     tiny_saved_model(tmp_path / ".staging-2", 2.0)
     (tmp_path / ".runs").mkdir()
@@ -130,7 +106,7 @@ def test_staging_and_run_directories_are_no_versions(tmp_path: Path) -> None:
         assert list(models.states(NEWEST)) == [1]
 
 
-def test_removing_the_newest_goes_back_and_removing_all_unloads(tmp_path: Path) -> None:
+def test_removing_the_newest_version_restores_the_previous_and_removing_all_unloads(tmp_path: Path) -> None:
     for version in (1, 2):
         publish(tmp_path, version)
     with serving("m", tmp_path) as (address, models), grpc.insecure_channel(address) as channel:
@@ -148,7 +124,7 @@ def test_removing_the_newest_goes_back_and_removing_all_unloads(tmp_path: Path) 
         assert predict(stub) == (1.0, 1)
 
 
-def test_a_base_path_that_is_out_of_reach_for_a_moment_takes_nothing_away(tmp_path: Path) -> None:
+def test_a_base_path_that_is_unreachable_for_a_moment_unloads_nothing(tmp_path: Path) -> None:
     base_path = tmp_path / "m"
     publish(base_path, 1)
     with serving("m", base_path) as (_, models):
@@ -157,21 +133,11 @@ def test_a_base_path_that_is_out_of_reach_for_a_moment_takes_nothing_away(tmp_pa
         assert models.find(NEWEST).version == 1
 
 
-def test_an_empty_base_path_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "m" / "1").mkdir(parents=True)  # one level too high
+def test_a_base_path_without_versions_is_logged_once_with_its_path(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)  # the base path is one level too high
     with serving("m", tmp_path) as (_, models):
         models.poll()
-        assert caplog.text.count("waiting: no version to serve, a folder named by an integer") == 1
-
-
-def test_health_answers_under_tensorflow_servings_names(tmp_path: Path) -> None:
-    publish(tmp_path, 1)
-    with serving("m", tmp_path) as (address, _), grpc.insecure_channel(address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        for service in ("", "ModelService", "PredictionService"):
-            answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=30)
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
-            health.Check(
-                health_pb2.HealthCheckRequest(service="tensorflow.serving.PredictionService"), timeout=30
-            )
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [str(tmp_path) in record.getMessage() for record in warnings] == [True]

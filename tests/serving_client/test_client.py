@@ -1,8 +1,10 @@
 import io
+import re
 import shutil
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,13 @@ from serving_client import (
     ImageError,
     InvalidRequest,
     ModelNotFound,
-    ServerError,
     ServerUnavailable,
-    ServingError,
-    codec,
-    errors,
     preprocessing,
 )
 from serving_client.preprocessing import ImageInput
 from serving_client.protocol import Via
 from tests.conftest import serving, tiny_saved_model
+from tests.serving_client import fake_model_server
 from trainer import run
 from trainer.export.model_card import ModelCard
 from trainer.export.publishing import ModelDirectory
@@ -39,7 +38,7 @@ def pictures(image_tree: Path, count: int) -> list[Path]:
     return sorted(image_tree.glob("validation/*/*.jpg"))[:count]
 
 
-def test_describe_tells_labels_input_and_metrics(client: Client, published: run.Published) -> None:
+def test_describe_returns_labels_input_and_metrics(client: Client, published: run.Published) -> None:
     card = client.describe()
     assert card.labels == ("fish", "flower", "house", "moon", "sun", "tree")
     assert (card.name, card.version) == ("tiny", 1)
@@ -48,7 +47,7 @@ def test_describe_tells_labels_input_and_metrics(client: Client, published: run.
 
 
 @pytest.mark.parametrize("via", ["images", "encoded"])
-def test_classify_takes_every_kind_of_image_in_one_call(client: Client, image_tree: Path, via: Via) -> None:
+def test_classify_accepts_every_kind_of_image_in_one_call(client: Client, image_tree: Path, via: Via) -> None:
     path = pictures(image_tree, 1)[0]
     with Image.open(path) as image:
         image.load()
@@ -61,7 +60,7 @@ def test_classify_takes_every_kind_of_image_in_one_call(client: Client, image_tr
         assert prediction.version == 1
 
 
-def test_scores_are_sorted_and_no_more_than_there_are_labels(client: Client, image_tree: Path) -> None:
+def test_scores_are_sorted_and_at_most_one_per_label(client: Client, image_tree: Path) -> None:
     (prediction,) = client.classify(pictures(image_tree, 1), top_k=99)
     probabilities = [score.probability for score in prediction.scores]
     assert len(probabilities) == 6
@@ -70,19 +69,19 @@ def test_scores_are_sorted_and_no_more_than_there_are_labels(client: Client, ima
     assert (prediction.label, prediction.probability) == (prediction.scores[0].label, probabilities[0])
 
 
-def test_more_images_than_a_request_holds_come_back_in_order(client: Client, image_tree: Path) -> None:
+def test_more_images_than_a_request_holds_are_answered_in_order(client: Client, image_tree: Path) -> None:
     paths = pictures(image_tree, 50)
     together = client.classify(iter(paths))
     one_by_one = [client.classify([path])[0] for path in paths]
     assert [p.label for p in together] == [p.label for p in one_by_one]
 
 
-def test_no_images_give_no_predictions_and_no_call() -> None:
+def test_an_empty_list_needs_no_call() -> None:
     with Client("localhost:1", model="tiny") as client:
         assert client.classify([]) == []
 
 
-def test_predict_takes_preprocessed_tensors(client: Client, image_tree: Path) -> None:
+def test_predict_accepts_preprocessed_tensors(client: Client, image_tree: Path) -> None:
     path = pictures(image_tree, 1)[0]
     images = preprocessing.preprocess(path, client.describe().input)[None]
     outputs = client.predict(images)
@@ -92,64 +91,65 @@ def test_predict_takes_preprocessed_tensors(client: Client, image_tree: Path) ->
 
 
 @pytest.mark.parametrize(
-    "images",
+    ("images", "received"),
     [
-        pytest.param(np.zeros((1, 33, 32, 3), np.float32), id="other height"),
-        pytest.param(np.zeros((1, 32, 32, 1), np.float32), id="other channels"),
-        pytest.param(np.zeros((32, 32, 3), np.float32), id="no batch"),
-        pytest.param(np.zeros((1, 32, 32, 3), np.float64), id="other dtype"),
-        pytest.param(np.zeros((0, 32, 32, 3), np.float32), id="no rows"),
-        pytest.param([[1.0]], id="a list"),
+        pytest.param(np.zeros((1, 33, 32, 3), np.float32), "float32 (1, 33, 32, 3)", id="other height"),
+        pytest.param(np.zeros((1, 32, 32, 1), np.float32), "float32 (1, 32, 32, 1)", id="other channels"),
+        pytest.param(np.zeros((32, 32, 3), np.float32), "float32 (32, 32, 3)", id="no batch"),
+        pytest.param(np.zeros((1, 32, 32, 3), np.float64), "float64 (1, 32, 32, 3)", id="other dtype"),
+        pytest.param(np.zeros((0, 32, 32, 3), np.float32), "float32 (0, 32, 32, 3)", id="no rows"),
+        pytest.param([[1.0]], "list", id="a list"),
     ],
 )
-def test_predict_refuses_what_the_server_would_not_check(client: Client, images: np.ndarray) -> None:
-    with pytest.raises(InvalidRequest, match=r"(takes float32 \(N, 32, 32, 3\)|numpy array).*Received"):
+def test_predict_refuses_tensors_that_the_server_would_not_check(
+    client: Client, images: np.ndarray, received: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(received)):
         client.predict(images)
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "argument"),
     [
-        pytest.param(
-            lambda c: c.classify("cat.jpg"), "must be a list of images. Received one str", id="one path"
-        ),
-        pytest.param(lambda c: c.classify([], top_k=0), "top_k must be at least 1", id="top_k"),
-        pytest.param(lambda c: c.classify([], via="raw"), "'images' or 'encoded'. Received: 'raw'", id="via"),
-        pytest.param(lambda c: Client("h:1", model=""), "model must name a model", id="no model"),
-        pytest.param(
-            lambda c: Client("h:1", model="m", timeout_s=0), "timeout_s must be positive", id="no time"
-        ),
+        pytest.param(lambda c: c.classify("cat.jpg"), "images", id="one path"),
+        pytest.param(lambda c: c.classify([], top_k=0), "top_k", id="top_k"),
+        pytest.param(lambda c: c.classify([], via="raw"), "via.*'raw'", id="via"),
+        pytest.param(lambda c: Client("h:1", model=""), "model", id="empty name"),
+        pytest.param(lambda c: Client("h:1", model="m", timeout_s=0), "timeout_s.*0", id="no time"),
+        pytest.param(lambda c: Client("h:1", model="m", version=1, label="a"), "version.*label", id="both"),
+        pytest.param(lambda c: Client("h:1", model="m", version=-1), "version.*-1", id="negative version"),
+        pytest.param(lambda c: Client("h:1", model="m", label=""), "label", id="empty label"),
     ],
 )
-def test_wrong_arguments_are_refused_before_a_call(
-    client: Client, call: Callable[[Client], object], message: str
+def test_refuses_wrong_arguments_before_a_call(
+    client: Client, call: Callable[[Client], object], argument: str
 ) -> None:
-    with pytest.raises(InvalidRequest, match=message):
+    with pytest.raises(InvalidRequest, match=argument):
         call(client)
 
 
-def test_a_bad_image_is_named(client: Client, image_tree: Path, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.jpg"
-    bad.write_bytes(b"no image")
-    with pytest.raises(ImageError, match="bad.jpg: cannot be decoded"):
-        client.classify([*pictures(image_tree, 2), bad])
+def test_names_an_invalid_image(client: Client, image_tree: Path, tmp_path: Path) -> None:
+    invalid = tmp_path / "invalid.jpg"
+    invalid.write_bytes(b"not an image")
+    with pytest.raises(ImageError, match=str(invalid)):
+        client.classify([*pictures(image_tree, 2), invalid])
 
 
-def test_no_server_there() -> None:
+def test_a_missing_server_is_unavailable() -> None:
     with Client("localhost:1", model="tiny") as client, pytest.raises(ServerUnavailable) as caught:
         client.describe()
-    assert str(caught.value).startswith("localhost:1, model 'tiny': UNAVAILABLE:")
-    assert "Check the address" in str(caught.value)
+    for fact in ("localhost:1", "'tiny'", "UNAVAILABLE"):
+        assert fact in str(caught.value)
     assert isinstance(caught.value.__cause__, grpc.RpcError)
 
 
 def test_an_unknown_model(address: str) -> None:
-    with Client(address, model="nope") as client, pytest.raises(ModelNotFound, match=r"Latest\(nope\)"):
+    with Client(address, model="nope") as client, pytest.raises(ModelNotFound, match="nope"):
         client.describe()
 
 
 def test_a_passed_deadline() -> None:
-    """A server that takes the connection and never says a word."""
+    """The server accepts the connection and never answers."""
     with socket.socket() as silent:
         silent.bind(("localhost", 0))
         silent.listen()
@@ -158,7 +158,7 @@ def test_a_passed_deadline() -> None:
             Client(
                 f"localhost:{silent.getsockname()[1]}", model="m", timeout_s=0.3, wait_for_ready=True
             ) as client,
-            pytest.raises(DeadlineExceeded, match="raise the timeout"),
+            pytest.raises(DeadlineExceeded),
         ):
             client.describe()
         assert time.monotonic() - started < 5
@@ -169,42 +169,25 @@ def test_a_model_without_a_card(tmp_path: Path) -> None:
     with (
         serving("bare", tmp_path) as (address, _),
         Client(address, model="bare") as client,
-        pytest.raises(
-            InvalidRequest, match='signature key "describe" not found. Was this model published by'
-        ),
+        pytest.raises(InvalidRequest, match='"describe"'),
     ):
         client.describe()
 
 
-def test_waits_for_a_server_that_starts_later(published: run.Published, image_tree: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    from concurrent.futures import ThreadPoolExecutor
-
-    from local_server import configuration
-    from local_server.models import Models
-    from local_server.services import build_server
-
+def test_waits_for_a_server_that_is_starting(image_tree: Path) -> None:
+    address = f"127.0.0.1:{fake_model_server.free_port()}"
     with (
-        Client(f"localhost:{port}", model="tiny", timeout_s=30, wait_for_ready=True) as client,
+        Client(address, model="m", timeout_s=30, wait_for_ready=True) as client,
         ThreadPoolExecutor() as pool,
     ):
         answer = pool.submit(client.classify, pictures(image_tree, 1))
         time.sleep(0.5)
-        models = Models()
-        models.configure(configuration.of_one_model("tiny", published.path.parent))
-        models.poll()
-        server, _ = build_server(models, f"localhost:{port}", max_threads=2)
-        server.start()
-        try:
+        with fake_model_server.running(address):
             assert len(answer.result()) == 1
-        finally:
-            server.stop(None).wait()
 
 
 def publish_tiny(models: Path, backbone_name: str, labels: list[str], size_px: int = 8) -> None:
-    """Publish a version whose probabilities depend on the mean of each channel, as it is preprocessed."""
+    """Publish a version whose probabilities depend on the mean of each preprocessed channel."""
     backbone = find_backbone(backbone_name)
     card = ModelCard(
         name="m",
@@ -237,11 +220,13 @@ RED_AND_SOME_BLUE = np.full((12, 12, 3), (250, 0, 120), np.uint8)
     "change",
     [
         pytest.param({"labels": ["x", "y", "z"]}, id="other labels"),
-        pytest.param({"size_px": 10}, id="another size: the old request is refused"),
-        pytest.param({"backbone_name": "mobilenetv2"}, id="other preprocessing: the old request is answered"),
+        pytest.param({"size_px": 10}, id="other size: the server refuses the old request"),
+        pytest.param(
+            {"backbone_name": "mobilenetv2"}, id="other preprocessing: the server answers the old request"
+        ),
     ],
 )
-def test_a_version_that_goes_live_between_two_calls_is_read_with_its_own_card(
+def test_uses_the_new_card_when_a_version_goes_live_between_two_calls(
     tmp_path: Path, change: dict[str, Any], via: Via
 ) -> None:
     first: dict[str, Any] = {"backbone_name": "vgg16", "labels": ["a", "b", "c"]}
@@ -259,7 +244,7 @@ def test_a_version_that_goes_live_between_two_calls_is_read_with_its_own_card(
             assert prediction.scores != before.scores
 
 
-def test_predict_follows_a_version_with_another_input(tmp_path: Path) -> None:
+def test_predict_notices_a_live_version_with_another_input(tmp_path: Path) -> None:
     publish_tiny(tmp_path, "vgg16", ["a", "b"])
     with serving("m", tmp_path / "m") as (address, models), Client(address, model="m") as client:
         assert client.predict(np.zeros((1, 8, 8, 3), np.float32))["logits"].shape == (1, 2)
@@ -270,7 +255,7 @@ def test_predict_follows_a_version_with_another_input(tmp_path: Path) -> None:
             client.predict(np.zeros((1, 8, 8, 3), np.float32))
 
 
-def test_a_version_copied_to_another_number_is_known_by_the_number_it_is_served_under(
+def test_a_copied_version_has_the_number_under_which_it_is_served(
     tmp_path: Path, published: run.Published, image_tree: Path
 ) -> None:
     shutil.copytree(published.path, tmp_path / "7")
@@ -279,46 +264,8 @@ def test_a_version_copied_to_another_number_is_known_by_the_number_it_is_served_
         assert client.classify(pictures(image_tree, 1))[0].version == 7
 
 
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [
-        (grpc.StatusCode.INVALID_ARGUMENT, InvalidRequest),
-        (grpc.StatusCode.FAILED_PRECONDITION, InvalidRequest),
-        (grpc.StatusCode.NOT_FOUND, ModelNotFound),
-        (grpc.StatusCode.UNAVAILABLE, ServerUnavailable),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, ServerUnavailable),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded),
-        (grpc.StatusCode.INTERNAL, ServerError),
-    ],
-)
-def test_each_status_has_its_error(code: grpc.StatusCode, kind: type[ServingError]) -> None:
-    assert type(codec.error_from(code, "", "host:1", "m")) is kind
-
-
-def test_every_status_becomes_an_error_of_the_family() -> None:
-    for code in grpc.StatusCode:
-        error = codec.error_from(code, "details\nof two lines", "host:1", "m")
-        assert isinstance(error, ServingError)
-        assert "\n" not in str(error)
-        assert code.name in str(error)
-
-
-def test_errors_have_one_base() -> None:
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    assert all(issubclass(kind, ServingError) for kind in kinds)
-
-
-def test_a_card_of_an_unknown_schema_says_so() -> None:
-    from serving_client import card
-
-    with pytest.raises(ServerError, match="schema_version 2, and this client reads 1"):
-        card.parse(b'{"schema_version": 2}')
-    with pytest.raises(ServerError, match="no model card"):
-        card.parse(b"{}")
-
-
-def test_images_larger_than_a_message_of_grpcs_default_pass(client: Client) -> None:
-    """4 photographs of 2 megapixels, more than 4 MiB together: the bytes go out in one request."""
+def test_sends_more_than_grpcs_default_message_size(client: Client) -> None:
+    """One request holds 4 JPEGs of 2 megapixels, more than 4 MiB together."""
     noise = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, format="JPEG", quality=95)

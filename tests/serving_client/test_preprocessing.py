@@ -30,7 +30,7 @@ def test_every_kind_of_image_gives_the_same_row(tmp_path: Path) -> None:
         np.testing.assert_array_equal(row, rows[0])
 
 
-def test_every_kind_of_image_is_sent_as_bytes_of_the_same_pixels(tmp_path: Path) -> None:
+def test_every_kind_of_image_is_encoded_to_the_same_pixels(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(png(LEVELS))
     for image in (path, str(path), png(LEVELS), Image.fromarray(LEVELS), LEVELS):
@@ -54,39 +54,34 @@ def test_preprocess_input_modes(mode: str, expected: list[float]) -> None:
 
 
 def test_preprocess_input_refuses_an_unknown_mode() -> None:
-    with pytest.raises(ValueError, match="mode must be one of tf, torch, caffe, none. Received: 'tff'"):
+    with pytest.raises(ValueError, match="'tff'"):
         preprocess_input(LEVELS, "tff")
 
 
-JPEG = Path(__file__)
-
-
 @pytest.mark.parametrize(
-    ("image", "message"),
+    ("image", "received"),
     [
-        pytest.param("nowhere.jpg", "nowhere.jpg: cannot be read: No such file", id="no such file"),
-        pytest.param(b"", "cannot be decoded as JPEG, PNG, BMP, GIF .0 bytes: unknown format", id="no bytes"),
-        pytest.param(b"text", "cannot be decoded.*unknown format", id="text"),
-        pytest.param(png(LEVELS)[:-40], "cannot be decoded", id="truncated"),
-        pytest.param(
-            LEVELS.astype(np.float32), r"dtype uint8 and shape.*float32 \(9, 5, 3\)", id="float array"
-        ),
-        pytest.param(LEVELS[..., 0], r"Received: uint8 \(9, 5\)", id="grey array"),
-        pytest.param(LEVELS[:0], r"Received: uint8 \(0, 5, 3\)", id="empty array"),
-        pytest.param(7, "must be a path, bytes, a PIL image or a uint8 array. Received: int", id="number"),
-        pytest.param(JPEG, "test_preprocessing.py: cannot be decoded", id="another file"),
+        pytest.param("nowhere.jpg", "nowhere.jpg", id="missing file"),
+        pytest.param(b"", "0 bytes", id="no bytes"),
+        pytest.param(b"text", "4 bytes", id="text"),
+        pytest.param(png(LEVELS)[:-40], "image bytes", id="truncated"),
+        pytest.param(LEVELS.astype(np.float32), r"float32 \(9, 5, 3\)", id="float array"),
+        pytest.param(LEVELS[..., 0], r"uint8 \(9, 5\)", id="grey array"),
+        pytest.param(LEVELS[:0], r"uint8 \(0, 5, 3\)", id="empty array"),
+        pytest.param(7, "int", id="number"),
+        pytest.param(Path(__file__), "test_preprocessing.py", id="Python file"),
     ],
 )
 @pytest.mark.parametrize("read", [preprocessing.decode, preprocessing.encode])
-def test_refuses_what_is_no_image_by_name(
-    read: Callable[[object], object], image: object, message: str
+def test_refuses_an_invalid_image_in_one_line_that_says_what_was_received(
+    read: Callable[[object], object], image: object, received: str
 ) -> None:
-    with pytest.raises(ImageError, match=message) as caught:
+    with pytest.raises(ImageError, match=received) as caught:
         read(image)
     assert "\n" not in str(caught.value)
 
 
-def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # the picture has 45
-    with pytest.raises(ImageError, match="decompression bomb"):
+def test_refuses_a_decompression_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # the image has 45
+    with pytest.raises(ImageError):
         preprocessing.decode(png(LEVELS))

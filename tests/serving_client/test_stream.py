@@ -1,4 +1,4 @@
-"""Any number of images, in bounded memory."""
+"""`Client.stream`: any number of images in bounded memory."""
 
 import threading
 import time
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from serving_client import Client, ImageError, InvalidRequest, Prediction, ServerUnavailable, preprocessing
-from serving_client import client as client_module
+from serving_client.client import STREAM_BATCHES
 from serving_client.preprocessing import ImageInput, InputSpec
-from serving_client.protocol import Call, Protocol, Via
+from serving_client.protocol import Call, Via
 
 
 def pictures(image_tree: Path) -> list[Path]:
@@ -20,10 +20,12 @@ def pictures(image_tree: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("via", ["images", "encoded"])
-def test_results_come_in_order_with_errors_in_their_place(client: Client, image_tree: Path, via: Via) -> None:
+def test_yields_results_in_order_with_errors_in_their_place(
+    client: Client, image_tree: Path, via: Via
+) -> None:
     paths = pictures(image_tree) * 3
     images: list[ImageInput] = list(paths)
-    images[70] = b"no image"
+    images[70] = b"not an image"
     results = list(client.stream(iter(images), via=via))
     assert isinstance(results[70], ImageError)
     one_by_one = {path: client.classify([path], via=via)[0] for path in set(paths)}
@@ -34,8 +36,8 @@ def test_results_come_in_order_with_errors_in_their_place(client: Client, image_
             assert result.probability == pytest.approx(one_by_one[path].probability, abs=1e-5)
 
 
-def test_images_are_read_as_results_are_taken(client: Client, image_tree: Path) -> None:
-    """An iterable that never ends is read a few batches ahead, and no further."""
+def test_reads_images_as_results_are_taken(client: Client, image_tree: Path) -> None:
+    """It reads an endless iterable a few batches ahead, not further."""
     path = pictures(image_tree)[0]
     read: list[int] = []
 
@@ -46,14 +48,14 @@ def test_images_are_read_as_results_are_taken(client: Client, image_tree: Path) 
 
     results = client.stream(endless())
     assert len(list(islice(results, 500))) == 500
-    assert len(read) <= 500 + (client_module.IN_FLIGHT + 1) * 32
+    assert len(read) <= 500 + (STREAM_BATCHES + 1) * 32
     results.close()  # type: ignore[attr-defined]  # a generator
     stopped = len(read)
     time.sleep(0.1)
     assert len(read) == stopped
 
 
-def test_several_batches_are_on_their_way_at_once(
+def test_sends_several_batches_at_once(
     client: Client, image_tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.describe()
@@ -72,10 +74,10 @@ def test_several_batches_are_on_their_way_at_once(
 
     monkeypatch.setattr(Client, "send", slow)
     client.classify(pictures(image_tree) * 5)
-    assert 1 < most[0] <= client_module.IN_FLIGHT
+    assert 1 < most[0] <= STREAM_BATCHES
 
 
-def test_an_error_of_the_server_ends_the_stream(
+def test_a_server_error_ends_the_stream(
     client: Client, image_tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.describe()
@@ -88,32 +90,13 @@ def test_an_error_of_the_server_ends_the_stream(
         list(client.stream(pictures(image_tree) * 5))
 
 
-@pytest.mark.parametrize(
-    ("size_px", "via", "expected"),
-    [
-        (32, "images", 32),
-        (150, "images", 32),
-        (224, "images", 16),
-        (299, "images", 8),
-        (4000, "images", 1),
-        (299, "encoded", 32),
-    ],
-)
-def test_a_batch_is_as_large_as_the_models_input_allows(size_px: int, via: Via, expected: int) -> None:
-    protocol = Protocol("h:1", "m", None, None)
-    protocol._current = type("Card", (), {"input": InputSpec(size_px, size_px, "tf")})()
-    with pytest.raises(StopIteration) as size:
-        next(protocol.batch_size(via))
-    assert size.value.value == expected
-
-
-def test_wrong_arguments_are_refused_at_once(client: Client) -> None:
-    with pytest.raises(InvalidRequest, match="must be a list of images"):
+def test_refuses_wrong_arguments_before_the_first_result_is_taken(client: Client) -> None:
+    with pytest.raises(InvalidRequest, match="str"):
         client.stream("cat.jpg")
 
 
-def test_threads_decode_to_the_same_levels(image_tree: Path) -> None:
-    """The resize's weights are kept between calls, and shared by threads."""
+def test_threads_resize_to_the_same_levels(image_tree: Path) -> None:
+    """Threads share the cached weights of the resize."""
     spec = InputSpec(24, 20, "tf")
     paths = pictures(image_tree)
     alone = [preprocessing.preprocess(path, spec) for path in paths]

@@ -1,4 +1,4 @@
-"""Our messages against TensorFlow's and TensorFlow Serving's own: every field, number and type."""
+"""The client's messages match those of TensorFlow and TensorFlow Serving in every field, number and type."""
 
 import numpy as np
 import pytest
@@ -29,18 +29,20 @@ def fields(message: type[Message]) -> dict[str, tuple[int, int, bool]]:
 
 
 @pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=[ours.__name__ for ours, _ in PAIRS])
-def test_each_field_has_their_number_and_type(ours: type[Message], theirs: type[Message]) -> None:
+def test_each_field_has_the_number_and_type_of_the_original(
+    ours: type[Message], theirs: type[Message]
+) -> None:
     mine, others = fields(ours), fields(theirs)
     assert mine
     assert mine.items() <= others.items()
 
 
-def test_each_dtype_has_their_number() -> None:
+def test_each_dtype_has_the_number_of_the_original() -> None:
     for name, number in wire.DataType.items():
         assert types_pb2.DataType.Value(name) == number
 
 
-def test_each_state_has_their_number() -> None:
+def test_each_state_has_the_number_of_the_original() -> None:
     assert dict(wire.ModelVersionStatus.State.items()) == dict(
         get_model_status_pb2.ModelVersionStatus.State.items()
     )
@@ -53,8 +55,8 @@ ARRAYS = [
 
 
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda array: str(array.dtype))
-def test_tensorflow_reads_what_we_write(array: np.ndarray) -> None:
-    ours = codec.predict_request("m", "s", {"x": array}, version=3)
+def test_tensorflow_reads_encoded_arrays(array: np.ndarray) -> None:
+    ours = codec.encode_predict_request("m", "s", {"x": array}, version=3)
     theirs = predict_pb2.PredictRequest.FromString(ours)
     assert (theirs.model_spec.name, theirs.model_spec.version.value) == ("m", 3)
     assert theirs.model_spec.signature_name == "s"
@@ -63,8 +65,8 @@ def test_tensorflow_reads_what_we_write(array: np.ndarray) -> None:
     np.testing.assert_array_equal(read, array)
 
 
-def test_tensorflow_reads_our_strings() -> None:
-    ours = codec.predict_request("m", "s", {"x": [b"\xff\x00", b""]})
+def test_tensorflow_reads_encoded_strings() -> None:
+    ours = codec.encode_predict_request("m", "s", {"x": [b"\xff\x00", b""]})
     read = tf.make_ndarray(predict_pb2.PredictRequest.FromString(ours).inputs["x"])
     assert read.tolist() == [b"\xff\x00", b""]
 
@@ -85,17 +87,17 @@ TYPED_FIELDS = ("float_val", "double_val", "int_val", "int_val", "int64_val", "b
 
 
 @pytest.mark.parametrize(("array", "field"), list(zip(ARRAYS, TYPED_FIELDS, strict=True)))
-def test_we_read_both_forms_that_a_server_may_answer_in(array: np.ndarray, field: str) -> None:
-    outputs = codec.outputs_of(response(content=tf.make_tensor_proto(array), typed=typed(array, field)))
+def test_decodes_both_forms_of_a_tensor(array: np.ndarray, field: str) -> None:
+    outputs = codec.decode_outputs(response(content=tf.make_tensor_proto(array), typed=typed(array, field)))
     for value in outputs.values():
         assert value.dtype == array.dtype
         np.testing.assert_array_equal(value, array)
 
 
-def test_we_read_strings_and_values_that_are_carried_once() -> None:
+def test_decodes_strings_and_repeated_values_that_are_sent_once() -> None:
     once = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[7.0])
     for size in (2, 2):
         once.tensor_shape.dim.add(size=size)
-    outputs = codec.outputs_of(response(text=tf.make_tensor_proto([b"a", b"b"]), once=once))
+    outputs = codec.decode_outputs(response(text=tf.make_tensor_proto([b"a", b"b"]), once=once))
     assert outputs["text"].tolist() == [b"a", b"b"]
     np.testing.assert_array_equal(outputs["once"], tf.make_ndarray(once))

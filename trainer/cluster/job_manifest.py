@@ -69,7 +69,7 @@ def job_for_run(manifest: Manifest, settings: Mapping[str, Any], workers: int | 
         if job["spec"].get("completionMode") != "Indexed":
             raise ConfigError(
                 f"--workers needs an Indexed Job. Received: {manifest['metadata']['name']}, which is not. "
-                "Use --overlay overlays/multi-node, or add its component to yours."
+                "Add components/multi-node to your kustomization, and name that with --overlay."
             )
         job["spec"].update(completions=workers, parallelism=workers)
         others = [variable for variable in container.get("env", []) if variable["name"] != "WORKERS"]

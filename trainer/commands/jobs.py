@@ -8,7 +8,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from trainer import config
+from trainer.commands import settings
 from trainer.commands.arguments import Commands, add_command, add_namespace, add_overlay
 
 if TYPE_CHECKING:  # the cluster's client takes a second to import
@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
     submit = add_command(commands, "submit", "start a training run on a cluster, from the manifests", _submit)
     add_overlay(submit)
     submit.add_argument(
-        "--workers", type=_at_least_1, metavar="N", help="nodes that train together (overlays/multi-node)"
+        "--workers", type=_at_least_1, metavar="N", help="nodes that train together (components/multi-node)"
     )
     submit.add_argument(
         "--set",
@@ -63,8 +63,8 @@ def _open(arguments: argparse.Namespace, otherwise: str | None = None) -> Traini
 def _submit(arguments: argparse.Namespace) -> None:
     from trainer.cluster import job_manifest
 
-    settings = config.from_text(arguments.set)
-    job = job_manifest.job_for_run(job_manifest.load_job(arguments.overlay), settings, arguments.workers)
+    given = settings.from_pairs(arguments.set)
+    job = job_manifest.job_for_run(job_manifest.load_job(arguments.overlay), given, arguments.workers)
     jobs = _open(arguments, job["metadata"].pop("namespace", None))
     jobs.create(job)
     name = job["metadata"]["name"]

@@ -1,9 +1,11 @@
-"""`train`, `tune`, `doctor`, `evaluate`, `sample`, `export-pretrained`: arguments → one function each."""
+"""`train`, `tune`, `doctor`, `evaluate`, `sample`, `export-pretrained`: their flags, and what each calls.
+
+TensorFlow takes seconds to import, so it is imported once a command has parsed its flags.
+"""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import logging
 import os
@@ -12,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer import config
+from trainer.commands import settings
 from trainer.commands.arguments import Commands, add_command
 from trainer.config import Grid, TrainConfig
 from trainer.errors import ConfigError
@@ -29,79 +31,38 @@ def add(commands: Commands) -> None:
     _add_export_pretrained(commands)
 
 
+def _quiet_tensorflow() -> None:
+    """Keep TensorFlow's start-up notes out of a run's log, before TensorFlow is imported.
+
+    The few notes that its libraries write before logging is set up still appear: hiding them would mean
+    capturing stderr, and losing the reason when the import itself crashes.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name in ("tensorflow", "absl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def _add_train(commands: Commands) -> None:
     command = add_command(
         commands, "train", "train on class folders and publish the next version", _run_train
     )
-    _add_settings(command)
+    settings.add_settings(command)
     command.add_argument(
         "--from-trial",
-        metavar="BEST",
-        help="best, or a number: the settings of that trial of `tune` under the same --model-dir and --name; "
-        "the TOML file and flags win over them",
-    )
-
-
-def _add_settings(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML file of the settings below; flags win over it"
-    )
-    for field in dataclasses.fields(TrainConfig):
-        _add_flag(command, field)
-
-
-def settings_of(arguments: argparse.Namespace) -> TrainConfig:
-    """Return the settings that flags, the TOML file and a trial make together.
-
-    Raises:
-      ConfigError: one of them, or their combination, cannot be used.
-    """
-    names = {field.name for field in dataclasses.fields(TrainConfig)}
-    flags = {key: value for key, value in vars(arguments).items() if key in names}
-    chosen = getattr(arguments, "from_trial", None)
-    below = None if chosen is None else functools.partial(_of_trial, chosen)
-    return config.resolve(flags, arguments.config, below)
-
-
-def _of_trial(chosen: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    if "model_dir" not in given:
-        raise ConfigError(
-            "--from-trial needs --model-dir, as a flag or in the TOML file: the trials lie there."
-        )
-    _quiet_tensorflow()
-    from trainer.training import trial_settings
-
-    return trial_settings(given["model_dir"], given.get("name", TrainConfig.name), chosen)
-
-
-def _add_flag(command: argparse.ArgumentParser, field: dataclasses.Field[object]) -> None:
-    """Add the flag of one setting. What is not given stays unset, so that the TOML file can say it."""
-    help_text = field.metadata["help"].replace("%", "%%")
-    if field.default is not dataclasses.MISSING and field.default is not None:
-        help_text += f" (default: {field.default})"
-    flag = config.flag_of(field.name)
-    if config.value_type(field.name) is bool:
-        command.add_argument(
-            flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help_text
-        )
-        return
-    command.add_argument(
-        flag,
-        type=config.value_type(field.name),
-        choices=config.choices_of(field.name),
-        default=argparse.SUPPRESS,
-        help=help_text,
+        metavar="TRIAL",
+        help="best, or a number: use the settings of that trial of `tune` under the same --model-dir and "
+        "--name; the TOML file and flags win over them",
     )
 
 
 def _run_train(arguments: argparse.Namespace) -> None:
-    settings = settings_of(arguments)
+    trial = arguments.from_trial
+    config = settings.from_arguments(arguments, functools.partial(_trial_settings, trial) if trial else None)
     with stopping.on_sigterm() as stop:
-        # TensorFlow takes seconds to import: not for --help or a mistyped flag.
         _quiet_tensorflow()
         from trainer import run
 
-        published = run.train(settings, stop)
+        published = run.train(config, stop)
     measured = ", ".join(
         f"{split} accuracy {metrics.accuracy:.4f} ({metrics.correct} of {metrics.count})"
         for split, metrics in published.metrics.items()
@@ -109,28 +70,28 @@ def _run_train(arguments: argparse.Namespace) -> None:
     print(f"Published {published.path}: {measured}")
 
 
-def _quiet_tensorflow() -> None:
-    """Keep TensorFlow's start-up notes out of a run's log, before TensorFlow is imported.
+def _trial_settings(trial: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    if "model_dir" not in given:
+        raise ConfigError(
+            "--from-trial needs --model-dir, as a flag or in the TOML file: the trials are stored there."
+        )
+    _quiet_tensorflow()
+    from trainer.training import trial_settings
 
-    The notes that its libraries write before logging is set up still appear: hiding them would mean capturing
-    stderr, and with it the reason when the import itself crashes.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for name in ("tensorflow", "absl"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    return trial_settings(given["model_dir"], given.get("name", TrainConfig.name), trial)
 
 
 def _add_tune(commands: Commands) -> None:
     command = add_command(
         commands,
         "tune",
-        "try learning rates, hidden layers and dropouts on the stored features",
+        "search learning rates, hidden layers and dropouts for the head, on the stored features",
         _run_tune,
     )
     grid = Grid()
     for flag, value_type, default, what in (
-        ("--learning-rates", float, grid.learning_rates, "learning rates of Adam"),
-        ("--hidden-unit-counts", int, grid.hidden_unit_counts, "units of the hidden layer; 0: none"),
+        ("--learning-rates", float, grid.learning_rates, "Adam's learning rates"),
+        ("--hidden-unit-counts", int, grid.hidden_unit_counts, "sizes of the hidden layer; 0: none"),
         ("--dropouts", float, grid.dropouts, "shares of features dropped"),
     ):
         command.add_argument(
@@ -140,7 +101,7 @@ def _add_tune(commands: Commands) -> None:
             default=default,
             help=f"{what} to try (default: {' '.join(map(str, default))})",
         )
-    _add_settings(command)
+    settings.add_settings(command)
 
 
 def _run_tune(arguments: argparse.Namespace) -> None:
@@ -149,13 +110,13 @@ def _run_tune(arguments: argparse.Namespace) -> None:
         hidden_unit_counts=arguments.hidden_unit_counts,
         dropouts=arguments.dropouts,
     )
-    settings = settings_of(arguments)
+    config = settings.from_arguments(arguments)
     with stopping.on_sigterm() as stop:
         _quiet_tensorflow()
         from trainer.training import print_summary, tune
 
-        found = tune(settings, grid, stop)
-        print_summary(found.directory, found.config, found.trials)
+        tuned = tune(config, grid, stop)
+        print_summary(tuned.directory, tuned.config, tuned.trials)
 
 
 def _add_doctor(commands: Commands) -> None:
@@ -165,21 +126,21 @@ def _add_doctor(commands: Commands) -> None:
         "check what a training run needs, with the flags of train: devices, volumes, images, weights, space",
         _run_doctor,
     )
-    _add_settings(command)
+    settings.add_settings(command)
 
 
 def _run_doctor(arguments: argparse.Namespace) -> None:
-    settings = settings_of(arguments)
+    config = settings.from_arguments(arguments)
     _quiet_tensorflow()
     from trainer.data import quality_warnings
     from trainer.training import first_error, run_checks
 
-    examination = run_checks(settings)
-    for finding in examination.findings:
+    checks = run_checks(config)
+    for finding in checks.findings:
         print(finding)
-    for warning in quality_warnings(examination.scan.splits) if examination.scan else ():
+    for warning in quality_warnings(checks.scan.splits) if checks.scan else ():
         print(f"note  images: {warning}")
-    if error := first_error(examination.findings):
+    if error := first_error(checks.findings):
         raise error
 
 
@@ -198,7 +159,7 @@ def _add_evaluate(commands: Commands) -> None:
         help="MODEL_DIR/NAME/VERSION, or MODEL_DIR/NAME for its newest version",
     )
     command.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="one split: DIR/CLASS/*, as train's DATA/test"
+        "--data", type=Path, required=True, metavar="DIR", help="one split: DIR/CLASS/*, such as DATA/test"
     )
     command.add_argument(
         "--output",
@@ -221,7 +182,7 @@ def _run_evaluate(arguments: argparse.Namespace) -> None:
 
 def _add_sample(commands: Commands) -> None:
     command = add_command(
-        commands, "sample", "write a small labelled image set of drawings, for trying things out", _run_sample
+        commands, "sample", "write a small labelled set of drawings, to try the tool on", _run_sample
     )
     command.add_argument("directory", type=Path, metavar="DIR", help="a new or empty directory")
     command.add_argument(
@@ -246,7 +207,7 @@ def _add_export_pretrained(commands: Commands) -> None:
     command = add_command(
         commands,
         "export-pretrained",
-        "publish an ImageNet network with its 1,000 classes, with no training",
+        "publish an ImageNet network with its 1,000 classes, without training",
         _run_export_pretrained,
     )
     command.add_argument(

@@ -1,15 +1,14 @@
-"""Pictures in folders become checked image sets, and batches of tensors."""
+"""Turn images in class folders into checked image sets, and those into batches of tensors.
+
+Modules: folders, image_set, invalid_images, quality, screening; decoding, augmentation, pipeline.
+"""
 
 from trainer.data.augmentation import DESCRIPTION
-from trainer.data.images import ImageSet, Scan, Splits, scan_folders, scan_split
-from trainer.data.invalid_images import invalid_images_error, join_names
-from trainer.data.pipeline import (
-    ImageExamples,
-    decode_and_resize,
-    decode_or_flag,
-    find_undecodable,
-    read_every_image,
-)
+from trainer.data.decoding import decode_and_resize, decode_or_flag, find_undecodable
+from trainer.data.folders import Scan, scan_folders, scan_split
+from trainer.data.image_set import ImageSet, Splits
+from trainer.data.invalid_images import invalid_images_error
+from trainer.data.pipeline import ImageExamples, read_every_image
 from trainer.data.quality import balanced_class_weights, duplicate_warnings, find_duplicates, quality_warnings
 from trainer.data.screening import ScreenedImages
 
@@ -27,7 +26,6 @@ __all__ = [
     "find_duplicates",
     "find_undecodable",
     "invalid_images_error",
-    "join_names",
     "quality_warnings",
     "read_every_image",
     "scan_folders",

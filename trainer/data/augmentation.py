@@ -1,4 +1,4 @@
-"""Random changes of a training image that depend on its bytes, the view's number and the seed alone."""
+"""Random augmentation that depends only on the image's bytes, the view number and the seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 DESCRIPTION = {"flip": "horizontal", "rotation": 0.05, "zoom": 0.15, "contrast": 0.2}
-"""What is done: part of what decides the content of the feature cache."""
+"""The augmentation layers' settings. They are part of the feature cache's key."""
 
 
 @functools.cache
@@ -28,35 +28,35 @@ def view_seed(seed: int, digest: str, view: int) -> np.ndarray:
 
     Args:
       digest: SHA-256 (hex) of the image's bytes.
-      view: 1 for the first copy; 0 is the image itself, which is not changed.
+      view: 1 for the first augmented copy; 0 is the unchanged image.
     """
     return np.frombuffer(hashlib.sha256(f"{seed}/{digest}/{view}".encode()).digest()[:8], np.int32)
 
 
-class _FromTensor(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras has no types
-    """Keras' layers draw from a variable; this draws from a tensor, so that images can go in any order."""
+class _SeedFromTensor(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras has no types
+    """Draw from a tensor. Keras' generator draws from a variable, so results depend on the images' order."""
 
     def __init__(self, seed: tf.Tensor) -> None:
         self._seed = seed
-        self._drawn = 0
+        self._draws = 0
 
     def next(self, ordered: bool = True) -> tf.Tensor:
-        self._drawn += 1
-        return tf.random.experimental.stateless_fold_in(self._seed, self._drawn)
+        self._draws += 1
+        return tf.random.experimental.stateless_fold_in(self._seed, self._draws)
 
 
 def augment(levels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Flip, turn, zoom and change the contrast of one image.
+    """Flip, rotate, zoom and change the contrast of one image, all at random.
 
     Args:
       levels: float32 (H, W, 3), from 0 to 255.
-      seed: int32 (2,); the same seed changes the same image in the same way.
+      seed: int32 (2,), from `view_seed`.
     Returns:
       float32 (H, W, 3), from 0 to 255.
     """
-    draws = _FromTensor(seed)
+    generator = _SeedFromTensor(seed)
     images = levels[tf.newaxis]
     for layer in _layers():
-        change = layer.get_random_transformation(images, training=True, seed=draws)
-        images = layer.transform_images(images, change, training=True)
+        transformation = layer.get_random_transformation(images, training=True, seed=generator)
+        images = layer.transform_images(images, transformation, training=True)
     return tf.ensure_shape(images[0], levels.shape)

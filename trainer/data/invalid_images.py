@@ -1,4 +1,4 @@
-"""Which files are no usable images, and why: what is refused is refused before the network is built."""
+"""Image files that cannot be trained on: how they are recognized, and how they are reported."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from trainer.errors import DataError
+from trainer.errors import DataError, join_names
 
-_DECODED_ALIKE = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+_JPEG_OR_PNG = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+"""First bytes of the formats that TensorFlow and Pillow decode alike."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,58 +25,38 @@ class InvalidImage:
     reason: str
 
     def __str__(self) -> str:
-        # A name that is no UTF-8 could not be printed.
-        shown = str(self.path) if _is_utf8(self.path) else ascii(self.path.name)
-        return f"{shown} ({self.reason})"
-
-
-def invalid_images_error(
-    bad: Sequence[InvalidImage], total: int, *, can_be_skipped: bool = True
-) -> DataError:
-    """Return the error that names the bad files.
-
-    Args:
-      total: of images, good and bad.
-      can_be_skipped: whether the command takes `--on-invalid-image`.
-    """
-    otherwise = ", or pass --on-invalid-image skip" if can_be_skipped else ""
-    return DataError(
-        f"{len(bad)} of {total} images cannot be used: {join_names(map(str, bad))}. Mend or remove "
-        f"them{otherwise}."
-    )
-
-
-def invalid_images_json(bad: Iterable[InvalidImage]) -> str:
-    """Return a JSON list of {"path", "reason"}.
-
-    It is ASCII: bytes of a name that are no UTF-8 are lone surrogates, as os.fsdecode makes them.
-    """
-    return json.dumps([{"path": str(one.path), "reason": one.reason} for one in bad], indent=2)
+        # A name that is not valid UTF-8 cannot be printed.
+        name = str(self.path) if _is_utf8(self.path) else ascii(self.path.name)
+        return f"{name} ({self.reason})"
 
 
 def inspect_image_file(path: Path) -> tuple[str, InvalidImage | None]:
-    """Return the SHA-256 (hex) of a file's bytes and, if it cannot be used, why.
+    """Read a file and check that it looks like an image that training and serving can decode.
 
-    That a picture decodes to its end shows only when it is decoded (pipeline.undecodable).
+    This does not decode JPEG and PNG: `find_undecodable` finds truncated ones.
+
+    Returns:
+      SHA-256 (hex) of the file's bytes, "" if it cannot be read; an InvalidImage, or None for a valid one.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         return "", InvalidImage(path, f"cannot be read: {error.strerror}")
-    reason = _refusal(path, data)
+    reason = _why_invalid(path, data)
     return hashlib.sha256(data).hexdigest(), InvalidImage(path, reason) if reason else None
 
 
-def _refusal(path: Path, data: bytes) -> str | None:
+def _why_invalid(path: Path, data: bytes) -> str | None:
     if not _is_utf8(path):
-        return "its name is no UTF-8"
+        return "its name is not valid UTF-8"
     if not data:
         return "zero bytes"
-    if data.startswith(_DECODED_ALIKE):
+    if data.startswith(_JPEG_OR_PNG):
         return None
     if not data.startswith((b"BM", b"GIF8")):
-        return "no JPEG, PNG, BMP or GIF"
-    # TensorFlow reads a palette's indices as grey levels, and misplaces a frame that is no whole one.
+        return "not a JPEG, PNG, BMP or GIF file"
+    # TensorFlow decodes a palette's indices as grey levels, and misplaces a first frame that is smaller
+    # than the canvas.
     try:
         with Image.open(io.BytesIO(data), formats=("BMP", "GIF")) as image:
             if image.format == "BMP" and image.mode in ("1", "P"):
@@ -95,8 +76,37 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-def join_names(names: Iterable[str], most: int = 10) -> str:
-    """Return at most so many names, and how many more there are, for a message."""
-    names = list(names)
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+def invalid_images_error(
+    invalid: Sequence[InvalidImage], total: int, *, can_be_skipped: bool = True
+) -> DataError:
+    """Return the error that names the invalid images.
+
+    Args:
+      total: number of images, valid and invalid.
+      can_be_skipped: whether the command has the flag `--on-invalid-image`.
+    """
+    skip = ", or pass --on-invalid-image skip" if can_be_skipped else ""
+    return DataError(
+        f"{len(invalid)} of {total} images are invalid: {join_names(map(str, invalid))}. Fix or remove "
+        f"them{skip}."
+    )
+
+
+def empty_class_error(name: str, invalid: Sequence[str]) -> DataError:
+    """Return the error for a class of which every image is invalid.
+
+    Args:
+      invalid: the class's images, with reasons where they are known.
+    """
+    return DataError(
+        f"Class {name!r} must have at least one valid image. Received: {len(invalid)} invalid image(s): "
+        f"{join_names(invalid, most=3)}. Add images or remove the class."
+    )
+
+
+def invalid_images_json(invalid: Iterable[InvalidImage]) -> str:
+    """Return a JSON list of {"path", "reason"}.
+
+    The text is ASCII, because a file name that is not valid UTF-8 holds lone surrogates (os.fsdecode).
+    """
+    return json.dumps([{"path": str(image.path), "reason": image.reason} for image in invalid], indent=2)

@@ -1,4 +1,4 @@
-"""What the images say before anything is trained: the same picture twice, classes of unequal size."""
+"""Problems in the images that a person should know before training: duplicates and imbalanced classes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.data.images import ImageSet, Splits
-from trainer.data.invalid_images import join_names
+from trainer.data.image_set import ImageSet, Splits
+from trainer.errors import join_names
 
-_IMBALANCED_FROM = 3
-"""The largest class has so many times the images of the smallest: then the smallest is worth a warning."""
+_IMBALANCE_RATIO = 3
+"""Warn when the largest class has at least this many times the images of the smallest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Duplicate:
     """Two files with the same bytes.
 
     Attributes:
-      first: the file in the earlier split, or the one of the two that comes first.
-      splits: where each lies; twice the same: one picture with two labels, of which one is wrong.
+      first: the file in the earlier split, or in the class that sorts first.
+      splits: the split of each file. If both are the same, one image has two labels, and one is wrong.
     """
 
     first: Path
@@ -29,7 +29,7 @@ class Duplicate:
 
     @property
     def is_label_conflict(self) -> bool:
-        """Whether both lie in one split, under different classes."""
+        """Whether both files are in one split, under different classes."""
         return self.splits[0] == self.splits[1]
 
     def __str__(self) -> str:
@@ -37,11 +37,11 @@ class Duplicate:
 
 
 def find_duplicates(splits: Splits) -> list[Duplicate]:
-    """Find what makes a measured accuracy wrong: the same bytes in two splits, or under two labels.
+    """Find equal files in two splits or under two labels: both make a measured accuracy wrong.
 
-    Copies within one class of one split are left alone: they only weigh more.
+    Copies within one class of one split are not reported. They only give the image more weight.
     """
-    found = [one for split, images in splits.items() for one in _label_conflicts(split, images)]
+    found = [conflict for split, images in splits.items() for conflict in _label_conflicts(split, images)]
     for earlier, later in itertools.combinations(splits, 2):
         first_path = _first_paths(splits[earlier])
         found += [
@@ -69,21 +69,22 @@ def _first_paths(images: ImageSet) -> dict[str, Path]:
 def duplicate_warnings(found: Sequence[Duplicate]) -> list[str]:
     """Return one sentence for each pair of splits, and for each split with label conflicts."""
     by_splits: dict[tuple[str, str], list[Duplicate]] = {}
-    for one in found:
-        by_splits.setdefault(one.splits, []).append(one)
-    return [_warning(splits, ones) for splits, ones in by_splits.items()]
+    for duplicate in found:
+        by_splits.setdefault(duplicate.splits, []).append(duplicate)
+    return [_warning(splits, duplicates) for splits, duplicates in by_splits.items()]
 
 
-def _warning(splits: tuple[str, str], ones: Sequence[Duplicate]) -> str:
-    named = join_names(map(str, ones), most=3)
-    if ones[0].is_label_conflict:
+def _warning(splits: tuple[str, str], duplicates: Sequence[Duplicate]) -> str:
+    earlier, later = splits
+    named = join_names(map(str, duplicates), most=3)
+    if earlier == later:
         return (
-            f"{len(ones)} of the {splits[0]} images lie under another class too: {named}. "
-            "Keep each under the right one."
+            f"{len(duplicates)} of the {later} images are also under another class: {named}. "
+            "Keep each image under its right class only."
         )
     return (
-        f"{len(ones)} of the {splits[1]} images are in {splits[0]} too, so that the accuracy on "
-        f"{splits[1]} looks better than it is: {named}. Remove one of each two."
+        f"{len(duplicates)} of the {later} images are also in {earlier}, which makes the accuracy on "
+        f"{later} look better than it is: {named}. Remove one file of each pair."
     )
 
 
@@ -91,22 +92,22 @@ def imbalance_warning(images: ImageSet) -> str | None:
     """Return a sentence if the largest class has at least 3 times the images of the smallest."""
     counts = images.per_class
     largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
-    if counts[largest] < _IMBALANCED_FROM * counts[smallest]:
+    if counts[largest] < _IMBALANCE_RATIO * counts[smallest]:
         return None
     return (
         f"the classes have from {counts[smallest]} ({smallest}) to {counts[largest]} ({largest}) images. "
-        "--class-weight balanced has each class count the same in the loss."
+        "With --class-weight balanced each class counts the same in the loss."
     )
 
 
 def quality_warnings(splits: Splits) -> list[str]:
-    """Return a sentence for everything in the images that a person should look at."""
+    """Return a sentence for each problem: duplicates in all splits, imbalance in the training split."""
     imbalance = imbalance_warning(splits["train"])
     return duplicate_warnings(find_duplicates(splits)) + ([imbalance] if imbalance else [])
 
 
 def balanced_class_weights(images: ImageSet) -> tuple[float, ...]:
-    """Return the weight of an example of each class, with which every class counts the same.
+    """Return the weights of each class's examples that make all classes count the same.
 
     Returns:
       N / (K × n_c) for each of the K classes, in the order of `classes`: N images, n_c of class c.

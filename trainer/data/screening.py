@@ -1,4 +1,4 @@
-"""The images that can be used: which those are shows partly in a scan, partly when they are decoded."""
+"""Apply --on-invalid-image: list invalid images, then stop or continue without them."""
 
 from __future__ import annotations
 
@@ -10,46 +10,51 @@ from typing import TypeVar
 import tensorflow as tf
 
 from trainer.config import OnInvalidImage
-from trainer.data.images import Scan, Splits
+from trainer.data.decoding import find_undecodable
+from trainer.data.folders import Scan
+from trainer.data.image_set import Splits
 from trainer.data.invalid_images import InvalidImage, invalid_images_error, invalid_images_json
-from trainer.data.pipeline import find_undecodable
 from trainer.runtime import storage
 
 _log = logging.getLogger(__name__)
 
-Read = TypeVar("Read")
+Result = TypeVar("Result")
 
 
 class ScreenedImages:
-    """The images of each split, but for those that cannot be used.
+    """The valid images of each split.
+
+    A scan finds most invalid images. The rest, such as truncated files, are found when they are decoded.
 
     Attributes:
-      splits: those that are left.
+      splits: the images that have not been found invalid so far.
     """
 
     def __init__(
         self, scan: Scan, on_invalid_image: OnInvalidImage, directory: Path, *, is_chief: bool
     ) -> None:
-        """Leave out what the scan has found.
+        """Drop the images that the scan found invalid.
 
         Args:
-          directory: where invalid_images.json goes, if there are any.
+          directory: where the chief writes invalid_images.json, if there are any.
         Raises:
-          DataError: there are some, and --on-invalid-image is "fail".
+          DataError: there are invalid images, and --on-invalid-image is "fail".
         """
         self.splits: Splits = scan.splits
         self._on_invalid_image = on_invalid_image
         self._is_chief = is_chief
         self._path = directory / "invalid_images.json"
-        self._bad: list[InvalidImage] = []
-        self._total = len(scan.bad) + sum(map(len, scan.splits.values()))
-        self._leave_out(scan.bad)
+        self._invalid: list[InvalidImage] = []
+        self._total = len(scan.invalid) + sum(map(len, scan.splits.values()))
+        self._drop(scan.invalid)
 
-    def read(self, read: Callable[[Splits], Read]) -> Read:
-        """Return what a function makes of the images that it decodes; what cannot be decoded is left out.
+    def read(self, read: Callable[[Splits], Result]) -> Result:
+        """Call a function that decodes the images, and return its result.
+
+        If an image cannot be decoded, all such images are dropped and the function is called again.
 
         Raises:
-          DataError: there is such an image, and --on-invalid-image is "fail".
+          DataError: an image cannot be decoded, and --on-invalid-image is "fail".
         """
         while True:
             try:
@@ -58,17 +63,17 @@ class ScreenedImages:
                 undecodable = find_undecodable(self.splits.values())
                 if not undecodable:
                     raise
-            self._leave_out(undecodable)
+            self._drop(undecodable)
 
-    def _leave_out(self, bad: Sequence[InvalidImage]) -> None:
-        if not bad:
+    def _drop(self, invalid: Sequence[InvalidImage]) -> None:
+        if not invalid:
             return
-        self._bad += bad
+        self._invalid += invalid
         if self._is_chief:
-            with storage.explain_errors("The list of bad images cannot be written", self._path):
-                storage.write_atomically(self._path, invalid_images_json(self._bad))
+            with storage.explain_errors("The list of invalid images cannot be written", self._path):
+                storage.write_atomically(self._path, invalid_images_json(self._invalid))
         if self._on_invalid_image == "fail":
-            raise invalid_images_error(self._bad, self._total)
-        _log.warning("%d images that cannot be used are left out: %s", len(self._bad), self._path)
-        paths = {one.path for one in bad}
-        self.splits = {split: image_set.without(paths) for split, image_set in self.splits.items()}
+            raise invalid_images_error(self._invalid, self._total)
+        _log.warning("skipped %d invalid image(s), listed in %s", len(self._invalid), self._path)
+        paths = {image.path for image in invalid}
+        self.splits = {split: images.without(paths) for split, images in self.splits.items()}

@@ -1,4 +1,7 @@
-"""What a published version is: its signatures, model card, export check, warm-up and place on disk."""
+"""Write, check and publish the versions of a model that TensorFlow Serving loads, and remove old ones.
+
+Modules: signatures, model_card, published, export_check, warmup, release, publishing, retention, pretrained.
+"""
 
 from trainer.export.export_check import ExportCheck
 from trainer.export.model_card import ModelCard

@@ -1,6 +1,13 @@
-"""The proof before publishing: what lies on disk answers as the network that was trained.
+"""The export check: before publishing, the exported version must predict what the trained network predicts.
 
-Kept apart from the trainer's own code on purpose: the client's preprocessing is the client's.
+It computes the probabilities of the same images in three ways, all in float32 on the CPU:
+
+1. The trained network in memory, on images that the trainer's pipeline decodes and preprocesses.
+2. The version's signature `serving_default`, on images that `serving_client` preprocesses.
+3. The version's signature `encoded_images`, on the bytes of the files.
+
+The second way uses the client's own code on purpose, so that it finds a difference between the client and
+the trainer.
 """
 
 from __future__ import annotations
@@ -20,123 +27,128 @@ from trainer.export.published import PublishedVersion
 from trainer.model import logits_per_class
 
 MAX_DIFFERENCE = 1e-4
-"""Largest difference of a probability. At every precision: what is exported computes in float32, and both
-sides do so on the CPU, because a GPU's kernels round one way today and another tomorrow."""
+"""Largest accepted difference of a probability, for training in any precision.
 
-_IMAGES = 64
+Every export computes in float32. Both sides of the comparison run on the CPU, because a GPU's kernels may
+round differently each time.
+"""
+
+_MAX_IMAGES = 64
 _BATCH_SIZE = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Mismatch:
-    """An image whose answer is not the trained network's.
+    """An image for which a signature and the trained network disagree.
 
     Attributes:
-      path: of the image.
-      signature: that was asked.
-      probability: largest difference of a probability.
-      expected: label that the trained network gives.
-      answered: label that the version gives.
+      path: the image file.
+      signature: "serving_default" or "encoded_images".
+      difference: largest difference of a probability.
+      trained_label: the label that the trained network predicts.
+      exported_label: the label that the signature predicts.
     """
 
     path: str
     signature: str
-    probability: float
-    expected: str
-    answered: str
+    difference: float
+    trained_label: str
+    exported_label: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} through {self.signature}: a probability differs by {self.difference:.2g} "
+            f"(trained network: {self.trained_label}, export: {self.exported_label})"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportCheck:
-    """What was compared.
+    """The result of an export check.
 
     Attributes:
-      images: how many.
-      largest: difference of a probability, by signature.
-      differences: those that are too large, or flip the label.
+      images: number of images that were compared, each through both signatures.
+      largest_difference: of a probability, by signature.
+      mismatches: images with another label, or a difference above MAX_DIFFERENCE.
     """
 
     images: int
-    largest: Mapping[str, float]
-    differences: Sequence[Mismatch]
+    largest_difference: Mapping[str, float]
+    mismatches: Sequence[Mismatch]
 
-    def in_words(self) -> str:
-        """Return the line of the report."""
-        largest = ", ".join(f"{signature} {value:.1e}" for signature, value in self.largest.items())
-        return f"{self.images} images, both ways; largest difference of a probability: {largest}"
+    def summary(self) -> str:
+        """Return one sentence for the run's report."""
+        largest = ", ".join(f"{name} {value:.1e}" for name, value in self.largest_difference.items())
+        return f"{self.images} images through both signatures. Largest difference of a probability: {largest}"
 
-    def complaints(self) -> list[str]:
-        """Return a sentence for each image that differs."""
-        return [
-            f"Not published: {one.path} through {one.signature} differs by {one.probability:.2g} of a "
-            f"probability ({one.expected}, answered {one.answered})."
-            for one in self.differences
-        ]
+    def warnings(self) -> list[str]:
+        """Return one sentence for each mismatch."""
+        return [f"Not published: {mismatch}." for mismatch in self.mismatches]
 
-    def require(self) -> None:
-        """Raise ExportMismatchError if any image differs."""
-        if not self.differences:
+    def require_match(self) -> None:
+        """Raise ExportMismatchError if there is any mismatch."""
+        if not self.mismatches:
             return
-        first = self.differences[0]
         raise ExportMismatchError(
-            "Not published: the exported version must give the trained network's labels and its "
-            f"probabilities, within {MAX_DIFFERENCE:g}. Received: {len(self.differences)} of "
-            f"{2 * self.images} answers differ, such as {first.path} through "
-            f"{first.signature}, by {first.probability:.2g} ({first.expected} became {first.answered}). "
-            "The run's report lists them all."
+            "Not published: the exported version must predict the trained network's labels, and its "
+            f"probabilities within {MAX_DIFFERENCE:g}. Received: {len(self.mismatches)} mismatches in "
+            f"{2 * self.images} predictions, such as {self.mismatches[0]}. See all in the run's report."
         )
 
 
 def sample_examples(examples: ImageExamples) -> ImageExamples:
-    """Return up to 64 images, spread evenly over the set and so over its classes."""
+    """Return up to 64 of the images, evenly spaced in the set, so that every class is represented."""
     count = len(examples.images)
-    chosen = np.unique(np.linspace(0, count - 1, min(_IMAGES, count)).astype(int))
+    chosen = np.unique(np.linspace(0, count - 1, min(_MAX_IMAGES, count)).astype(int))
     return dataclasses.replace(examples, images=examples.images.subset(chosen.tolist()))
 
 
-def client_inputs(version: PublishedVersion, paths: Sequence[Path]) -> np.ndarray:
-    """Return images as the client preprocesses them, by the version's own card: float32 (N, H, W, 3)."""
-    spec = version.card["input"]
-    wanted = preprocessing.InputSpec(
-        spec["height_px"], spec["width_px"], spec["preprocessing"], spec["resize_filter"]
+def preprocess_as_client(version: PublishedVersion, paths: Sequence[Path]) -> np.ndarray:
+    """Preprocess images with `serving_client`, as the version's model card says: float32 (N, H, W, 3)."""
+    card = version.card["input"]
+    spec = preprocessing.InputSpec(
+        card["height_px"], card["width_px"], card["preprocessing"], card["resize_filter"]
     )
-    return np.stack([preprocessing.preprocess(path, wanted) for path in paths])
+    return np.stack([preprocessing.preprocess(path, spec) for path in paths])
 
 
 def check_export(version: PublishedVersion, network: keras.Model, examples: ImageExamples) -> ExportCheck:
-    """Ask the version both ways, and the network that it was made from.
+    """Compare a version's predictions with those of the network that it was exported from.
 
     Args:
-      version: loaded back from disk.
+      version: loaded from disk.
       network: float32 (N, H, W, 3) → logits (N, K) or (N, 1), in memory.
       examples: the images, as training reads them.
     """
     paths = examples.images.paths
     with tf.device("/CPU:0"):
-        expected = _trained(network, examples)
-        answers = {
-            "serving_default": version.answer_inputs(client_inputs(version, paths)),
-            "encoded_images": version.answer(paths)[1],
+        trained = _trained_probabilities(network, examples)
+        exported = {
+            "serving_default": version.predict_images(preprocess_as_client(version, paths)),
+            "encoded_images": version.predict_files(paths)[1],
         }
-    differences = []
-    for signature, probabilities in answers.items():
-        largest = np.abs(probabilities - expected).max(axis=1)
-        labels = np.array(version.labels)
-        tops, expected_tops = labels[probabilities.argmax(axis=1)], labels[expected.argmax(axis=1)]
-        for row in np.flatnonzero(~(largest <= MAX_DIFFERENCE) | (tops != expected_tops)):
-            differences.append(
-                Mismatch(
-                    str(paths[row]), signature, float(largest[row]), str(expected_tops[row]), str(tops[row])
-                )
+    largest_difference, mismatches = {}, []
+    for signature, probabilities in exported.items():
+        differences = np.abs(probabilities - trained).max(axis=1)
+        largest_difference[signature] = float(differences.max())
+        trained_tops, exported_tops = trained.argmax(axis=1), probabilities.argmax(axis=1)
+        # "Not within the limit" instead of "above it": NaN is a mismatch.
+        is_mismatch = ~(differences <= MAX_DIFFERENCE) | (trained_tops != exported_tops)
+        mismatches += [
+            Mismatch(
+                path=str(paths[row]),
+                signature=signature,
+                difference=float(differences[row]),
+                trained_label=version.labels[trained_tops[row]],
+                exported_label=version.labels[exported_tops[row]],
             )
-    largest_by_signature = {
-        signature: float(np.abs(probabilities - expected).max())
-        for signature, probabilities in answers.items()
-    }
-    return ExportCheck(len(paths), largest_by_signature, differences)
+            for row in np.flatnonzero(is_mismatch)
+        ]
+    return ExportCheck(len(paths), largest_difference, mismatches)
 
 
-def _trained(network: keras.Model, examples: ImageExamples) -> np.ndarray:
+def _trained_probabilities(network: keras.Model, examples: ImageExamples) -> np.ndarray:
+    """Return float32 (N, K)."""
     batches = examples.batches(np.arange(len(examples.images)), _BATCH_SIZE)
     logits = [logits_per_class(network(images, training=False)) for images, _ in batches]
     return tf.nn.softmax(tf.concat(logits, axis=0)).numpy()  # type: ignore[no-any-return]  # TensorFlow has no types

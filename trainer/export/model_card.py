@@ -1,4 +1,4 @@
-"""The model card: what an exported version says of itself, so that a client needs nothing else."""
+"""The model card: an exported version's description of itself, complete enough for a client."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import datetime
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from typing import Any
-
-import keras
-import numpy as np
-import tensorflow as tf
 
 from trainer.config import ResizeFilter
 from trainer.model import Backbone
@@ -22,16 +19,16 @@ CARD_FILE_NAME = "model_card.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """Everything but the version, which is known only when it is published.
+    """A model card without the version number, which is chosen when the version is published.
 
     Attributes:
       labels: class names in the order of the outputs.
-      weights: where the backbone's weights came from: "imagenet", "none" or a file's name.
+      weights: source of the backbone's weights: "imagenet", "none" or a file's name.
       data: fingerprint and image counts of each split; empty for a pre-trained network.
-      metrics: figures of the exported weights on each split that was evaluated.
+      metrics: of the exported weights on each split that was evaluated.
       config: the resolved settings of the run.
-      resize_filter: how images are brought to that size.
-      run_id: of the run that made it; empty for a pre-trained network.
+      run_id: the run that made it; empty for a pre-trained network.
+      resize_filter: how images are resized to image_size_px.
     """
 
     name: str
@@ -46,7 +43,7 @@ class ModelCard:
     resize_filter: ResizeFilter = "bilinear"
 
     def to_json(self, version: int) -> str:
-        """Return the card of this version; `serving_client.card` reads it."""
+        """Return the card of this version as JSON. `serving_client.card` reads it."""
         card = {
             "schema_version": CARD_SCHEMA_VERSION,
             "name": self.name,
@@ -67,9 +64,22 @@ class ModelCard:
             "run_id": self.run_id,
             "packages": {
                 "python": platform.python_version(),
-                "tensorflow": tf.__version__,
-                "keras": keras.__version__,
-                "numpy": np.__version__,
+                **{package: package_version(package) for package in ("tensorflow", "keras", "numpy")},
             },
         }
         return json.dumps(card, indent=2, ensure_ascii=False, default=str, allow_nan=False)
+
+
+def package_version(package: str) -> str:
+    """Return the version of an installed package, without importing it.
+
+    A distribution of another name may provide it: tensorflow-cpu provides tensorflow.
+
+    Returns:
+      The version, or "unknown" if no installed distribution provides the package.
+    """
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        providers = metadata.packages_distributions().get(package, ())
+        return metadata.version(providers[0]) if providers else "unknown"

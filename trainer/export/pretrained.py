@@ -1,4 +1,4 @@
-"""Publish an ImageNet network as it is: a pre-trained classifier is served with no training at all."""
+"""Publish a pre-trained ImageNet network without training it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def export_pretrained(backbone_name: str, weights: str, model_dir: Path, name: s
 
     Args:
       weights: "imagenet", "none" or a .weights.h5 file of the network with its top.
-      pictures: folders CLASS/* of any pictures, for the export check and the warm-up requests.
+      pictures: folders CLASS/* of any images, for the export check and the warm-up requests.
     Raises:
-      TrainerError: one of its family, before anything is published.
+      TrainerError: one of its subclasses. Nothing is published then.
     """
     check_model_name(name)
     backbone = find_backbone(backbone_name)
@@ -41,7 +41,7 @@ def export_pretrained(backbone_name: str, weights: str, model_dir: Path, name: s
     examples = ImageExamples(scan_split(pictures), backbone, backbone.native_size_px)
     version = model_directory.publish(
         card,
-        lambda directory, text: save_signatures(directory, network, backbone, backbone.native_size_px, text),
+        lambda staging, text: save_signatures(staging, network, backbone, backbone.native_size_px, text),
         lambda staging: check_and_warm_up(staging, network, examples, TrainConfig.warmup_batch_size),
     )
     return model_directory.path / str(version)

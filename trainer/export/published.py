@@ -1,4 +1,4 @@
-"""A published version, loaded back from disk: it answers as it does behind TensorFlow Serving."""
+"""Load a published version from disk and run its signatures, as TensorFlow Serving does."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ import tensorflow as tf
 from trainer.errors import ConfigError, DataError, StorageError
 from trainer.export.model_card import CARD_FILE_NAME, CARD_SCHEMA_VERSION
 
-_SIGNATURE = "encoded_images"
-_INPUTS_SIGNATURE = "serving_default"
 _BATCH_SIZE = 32
-_CARD = {
+_CARD_TYPES = {
     "name": str,
     "version": int,
     "created": str,
@@ -26,7 +24,7 @@ _CARD = {
     "backbone": dict,
     "data": dict,
 }
-"""What is read from a model card."""
+"""The entries of a model card that are read here or by callers, and their types."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,13 +33,13 @@ class PublishedVersion:
 
     Attributes:
       path: the version's directory.
-      card: the model card, as trainer/model_card.py has written it.
+      card: the model card, as `ModelCard.to_json` writes it.
     """
 
     path: Path
     card: Mapping[str, Any]
-    # The whole of it: signatures alone do not keep their variables alive.
-    _loaded: Any
+    # The whole SavedModel, because signatures alone do not keep their variables alive.
+    _saved_model: Any
 
     @classmethod
     def open(cls, path: Path) -> PublishedVersion:
@@ -50,14 +48,14 @@ class PublishedVersion:
         Args:
           path: MODEL_DIR/NAME/VERSION, or MODEL_DIR/NAME for its newest version.
         Raises:
-          ConfigError: there is no version there, or it is none that this tool has published.
-          StorageError: its files cannot be read, or are not whole.
+          ConfigError: the path does not hold a version that this trainer published.
+          StorageError: its files cannot be read, or are incomplete.
         """
         version = _version_directory(path)
         card = _read_card(version)
-        loaded = _load(version)
-        _check_signature(version, loaded, len(card["labels"]))
-        return cls(version, card, loaded)
+        saved_model = _load(version)
+        _check_outputs(version, saved_model, len(card["labels"]))
+        return cls(version, card, saved_model)
 
     @property
     def name(self) -> str:
@@ -66,7 +64,7 @@ class PublishedVersion:
 
     @property
     def number(self) -> int:
-        """The version as TensorFlow Serving knows it: by the directory's name."""
+        """The version number: the directory's name, as in TensorFlow Serving; else the card's."""
         name = self.path.resolve().name
         return int(name) if name.isdecimal() else int(self.card["version"])
 
@@ -75,54 +73,56 @@ class PublishedVersion:
         """The K class names in the order of the outputs."""
         return tuple(self.card["labels"])
 
-    def answer(
+    def predict_files(
         self, paths: Sequence[Path], on_images: Callable[[int], None] = lambda count: None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Send the bytes of image files through the signature `encoded_images`.
+        """Run the signature `encoded_images` on image files.
 
         Args:
           paths: N files.
-          on_images: told how many more images each batch has answered.
+          on_images: called after each batch with its number of images.
         Returns:
           logits and probabilities, each float32 (N, K); NaN for an image that cannot be decoded
-          (pipeline.undecodable names it).
+          (`find_undecodable` gives the reason).
         Raises:
           DataError: a file cannot be read.
-          tf.errors.InvalidArgumentError: of a batch no image can be decoded.
+          tf.errors.InvalidArgumentError: no image of a batch can be decoded.
         """
-        serve = self._loaded.signatures[_SIGNATURE]
+        encoded_images = self._saved_model.signatures["encoded_images"]
         logits = np.zeros((len(paths), len(self.labels)), np.float32)
         probabilities = np.zeros_like(logits)
         for start in range(0, len(paths), _BATCH_SIZE):
             rows = slice(start, start + _BATCH_SIZE)
-            outputs = serve(encoded=tf.constant([_read_bytes(path) for path in paths[rows]]))
+            outputs = encoded_images(encoded=tf.constant([_read_bytes(path) for path in paths[rows]]))
             logits[rows] = outputs["logits"].numpy()
             probabilities[rows] = outputs["probabilities"].numpy()
             on_images(len(paths[rows]))
         return logits, probabilities
 
-    def answer_inputs(self, inputs: np.ndarray) -> np.ndarray:
-        """Send preprocessed images through the signature `serving_default`.
+    def predict_images(self, images: np.ndarray) -> np.ndarray:
+        """Run the signature `serving_default` on preprocessed images.
 
         Args:
-          inputs: float32 (N, H, W, 3).
+          images: float32 (N, H, W, 3).
         Returns:
           probabilities, float32 (N, K).
         """
-        serve = self._loaded.signatures[_INPUTS_SIGNATURE]
-        parts = [inputs[start : start + _BATCH_SIZE] for start in range(0, len(inputs), _BATCH_SIZE)]
-        return np.concatenate([serve(images=tf.constant(part))["probabilities"].numpy() for part in parts])
+        serving_default = self._saved_model.signatures["serving_default"]
+        batches = [images[start : start + _BATCH_SIZE] for start in range(0, len(images), _BATCH_SIZE)]
+        return np.concatenate(
+            [serving_default(images=tf.constant(batch))["probabilities"].numpy() for batch in batches]
+        )
 
 
 def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. Check that it is still there.") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}. Check that it still exists.") from error
 
 
 def _version_directory(path: Path) -> Path:
-    """Return the directory of the version that a path means."""
+    """Return the version's directory: the path itself, or the highest number in a model's directory."""
     expected = "MODEL_DIR/NAME/VERSION, or MODEL_DIR/NAME for its newest version"
     try:
         entries = {entry.name: entry for entry in path.iterdir()}
@@ -138,7 +138,7 @@ def _version_directory(path: Path) -> Path:
         return path
     raise ConfigError(
         f"A published version is {expected}. Received: {path}, which holds neither saved_model.pb nor a "
-        "folder with a number for its name. Publish a version first, or name another directory."
+        "folder whose name is a number. Publish a version first, or name another directory."
     )
 
 
@@ -147,17 +147,17 @@ def _read_card(version: Path) -> dict[str, Any]:
     try:
         card = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise _foreign(version, f"no assets.extra/{CARD_FILE_NAME}") from error
+        raise _not_ours(version, f"no assets.extra/{CARD_FILE_NAME}") from error
     except OSError as error:
         raise StorageError(f"{file} cannot be read: {error.strerror}. Check its permissions.") from error
-    except ValueError as error:  # no UTF-8, or no JSON
-        raise _foreign(version, f"a model card that is no JSON ({error})") from error
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise _not_ours(version, f"a model card that is not JSON ({error})") from error
     schema = card.get("schema_version") if isinstance(card, dict) else None
     if schema != CARD_SCHEMA_VERSION:
-        raise _foreign(version, f"a model card of schema version {schema}")
-    for key, kind in _CARD.items():
-        if not isinstance(card.get(key), kind):
-            raise _foreign(version, f"a model card without {key!r}")
+        raise _not_ours(version, f"a model card of schema version {schema}")
+    for key, expected_type in _CARD_TYPES.items():
+        if not isinstance(card.get(key), expected_type):
+            raise _not_ours(version, f"a model card without a valid {key!r}")
     checked: dict[str, Any] = card
     return checked
 
@@ -165,29 +165,29 @@ def _read_card(version: Path) -> dict[str, Any]:
 def _load(version: Path) -> Any:
     try:
         return tf.saved_model.load(str(version))
-    # What TensorFlow raises depends on the file that is gone or cut off.
+    # The exception depends on which file is missing or truncated.
     except (OSError, tf.errors.OpError, ValueError, LookupError, RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise StorageError(
-            f"The SavedModel in {version} must load as it was published. Received: {reason}. "
-            "Its files are not whole: copy or publish the version again."
+            f"The SavedModel in {version} cannot be loaded. Received: {reason}. "
+            "Some of its files are missing or incomplete: copy or publish the version again."
         ) from error
 
 
-def _check_signature(version: Path, loaded: Any, class_count: int) -> None:
-    signatures = loaded.signatures
-    if _SIGNATURE not in signatures:
-        raise _foreign(version, f"the signatures {', '.join(sorted(signatures)) or 'none'}")
-    outputs = signatures[_SIGNATURE].structured_outputs
+def _check_outputs(version: Path, saved_model: Any, class_count: int) -> None:
+    signatures = saved_model.signatures
+    if "encoded_images" not in signatures:
+        raise _not_ours(version, f"the signatures {', '.join(sorted(signatures)) or 'none'}")
+    outputs = signatures["encoded_images"].structured_outputs
     for name in ("logits", "probabilities"):
         shape = outputs[name].shape.as_list() if name in outputs else None
         if shape != [None, class_count]:
-            raise _foreign(version, f"an output {name!r} of shape {shape} for {class_count} labels")
+            raise _not_ours(version, f"an output {name!r} of shape {shape} for {class_count} labels")
 
 
-def _foreign(version: Path, received: str) -> ConfigError:
+def _not_ours(version: Path, received: str) -> ConfigError:
     return ConfigError(
-        f"{version} must be a version that this tool has published: a model card of schema version "
-        f"{CARD_SCHEMA_VERSION} and the signature {_SIGNATURE!r} with its labels. Received: "
-        f"{received}. Name another version, or publish it with python -m trainer."
+        f"{version} must be a version that python -m trainer published, with a model card of schema version "
+        f"{CARD_SCHEMA_VERSION} and a signature 'encoded_images' that matches its labels. Received: "
+        f"{received}. Name another version, or publish this one again."
     )

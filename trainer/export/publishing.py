@@ -1,8 +1,8 @@
-"""Publish versions: everything is written under a name that TensorFlow Serving ignores, then renamed.
+"""Publish versions: write each under a name that TensorFlow Serving ignores, then rename it.
 
-MODEL_DIR/NAME/3/             a version: complete, because it came by one rename
+MODEL_DIR/NAME/3/             a version, complete because one rename made it visible
 MODEL_DIR/NAME/.staging-4/    a version that is being written
-MODEL_DIR/NAME/.runs/RUN_ID/  what each run leaves: settings, history, trained weights
+MODEL_DIR/NAME/.runs/RUN_ID/  the files of a run: settings, history, trained weights
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STAGING = ".staging-"
 
 
 class ModelDirectory:
-    """The versions of one model: MODEL_DIR/NAME, which TensorFlow Serving has as its base path."""
+    """The versions of one model in MODEL_DIR/NAME, which is its base path in TensorFlow Serving."""
 
     def __init__(self, model_dir: Path, name: str) -> None:
         self.path = model_dir / name
@@ -52,11 +52,11 @@ class ModelDirectory:
 
     @property
     def runs(self) -> Path:
-        """Where each run leaves its files (trainer/runs.py)."""
+        """The directory of all runs' files (`RunDirectory`)."""
         return self.path / ".runs"
 
     def versions(self) -> list[int]:
-        """Return the published versions in rising order: what TensorFlow Serving would see."""
+        """Return the published versions in ascending order, as TensorFlow Serving sees them."""
         return sorted(int(entry.name) for entry in self.path.iterdir() if entry.name.isdecimal())
 
     def publish(
@@ -65,28 +65,27 @@ class ModelDirectory:
         save: Callable[[Path, str], None],
         finish: Callable[[Path], None] = lambda staging: None,
     ) -> int:
-        """Write the next version and make it visible, whole.
+        """Write the next version and make it visible once it is complete.
 
-        A number is never used twice, even when its version has been removed: clients and servers know a
-        version by it.
-
-        Nor does one run publish twice.
+        Clients and servers know a version by its number, so a number is never used again, even after its
+        version is removed. A run publishes once: a second call returns the number of its version.
 
         Args:
-          save: writes the SavedModel into a directory, with the given card.
-          finish: is called when all of that is written; what it raises keeps the version from being seen.
+          save: writes the SavedModel into a directory; receives the directory and the card's JSON.
+          finish: called with the directory after SavedModel and card are written. If it raises, nothing is
+            published.
         Returns:
           The number of the version.
         Raises:
-          StorageError: the directory cannot take it; nothing is visible then.
+          StorageError: the directory cannot be written. Nothing is published then.
         """
         with (
             explain_errors("The model directory cannot take a version", self.path),
             self._locked() as highest_ever,
         ):
             if published := self._version_of(card.run_id):
-                return published  # by a process of the same run that was killed before it could say so
-            for leftover in self.path.glob(f"{_STAGING}*"):  # of a run that was killed
+                return published  # the run's process was killed after it published
+            for leftover in self.path.glob(f"{_STAGING}*"):  # of a process that was killed
                 shutil.rmtree(leftover)
             version = max(self.versions(), default=0)
             version = max(version, int(highest_ever.read() or 0)) + 1
@@ -99,7 +98,7 @@ class ModelDirectory:
                 (extra / CARD_FILE_NAME).write_text(text, encoding="utf-8")
                 finish(staging)
                 storage.sync_tree(staging)
-                # Before the rename: once the version is visible, nothing may fail any more.
+                # Before the rename, because nothing may fail once the version is visible.
                 highest_ever.seek(0)
                 highest_ever.write(str(version))
                 highest_ever.flush()
@@ -111,7 +110,7 @@ class ModelDirectory:
         return version
 
     def _version_of(self, run_id: str) -> int | None:
-        """Return the version that this run has published; newest first, because it is the likely one."""
+        """Return the version that this run published. Newest first, because that is the likely one."""
         for version in reversed(self.versions()) if run_id else ():
             card = self.path / str(version) / "assets.extra" / CARD_FILE_NAME
             if card.is_file() and json.loads(card.read_text(encoding="utf-8")).get("run_id") == run_id:
@@ -120,7 +119,7 @@ class ModelDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every publisher out while the block runs."""
+        """Block every publisher while the `with` block runs."""
         with self._locked():
             yield
 

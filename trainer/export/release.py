@@ -1,4 +1,4 @@
-"""What every version goes through between being written and being seen: the proof, the warm-up file."""
+"""The last steps before a version becomes visible: the export check, then the warm-up file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 
 from trainer.data import ImageExamples
-from trainer.export.export_check import ExportCheck, check_export, client_inputs, sample_examples
+from trainer.export.export_check import ExportCheck, check_export, preprocess_as_client, sample_examples
 from trainer.export.published import PublishedVersion
 from trainer.export.warmup import write_warmup_requests
 
@@ -18,30 +18,30 @@ def check_and_warm_up(
     network: keras.Model,
     examples: ImageExamples,
     warmup_batch_size: int,
-    on_proof: Callable[[ExportCheck], object] = lambda proof: None,
+    on_check: Callable[[ExportCheck], object] = lambda check: None,
 ) -> None:
-    """Prove a version that lies on disk, and give it its warm-up file.
+    """Load a version back from disk, check it against its network, and write its warm-up file.
 
     Args:
-      staging: the version's directory; whole but for the warm-up file.
-      network: in memory, what the version was written from.
-      examples: images to compare on; a sample of them is taken.
-      warmup_batch_size: the largest batch of the warm-up file.
-      on_proof: told what was compared, also if it does not hold.
+      staging: the version's directory, complete except for the warm-up file.
+      network: what the version was exported from.
+      examples: images to compare on. A sample of them is used.
+      warmup_batch_size: largest batch in the warm-up file.
+      on_check: receives the result, before a mismatch raises.
     Raises:
-      ExportMismatchError: the version does not answer as the network.
-      StorageError: it cannot be loaded back.
+      ExportMismatchError: the version and the network predict different probabilities.
+      StorageError: the version cannot be loaded.
     """
     version = PublishedVersion.open(staging)
-    shown = sample_examples(examples)
-    proved = check_export(version, network, shown)
-    on_proof(proved)
-    proved.require()
-    paths = shown.images.paths
+    sample = sample_examples(examples)
+    check = check_export(version, network, sample)
+    on_check(check)
+    check.require_match()
+    paths = sample.images.paths
     write_warmup_requests(
         staging / "assets.extra",
         version.name,
-        inputs=client_inputs(version, paths[:1]),
-        pictures=[path.read_bytes() for path in paths],
+        inputs=preprocess_as_client(version, paths[:1]),
+        encoded=[path.read_bytes() for path in paths],
         largest_batch=warmup_batch_size,
     )

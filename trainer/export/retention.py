@@ -1,4 +1,4 @@
-"""Remove old versions, but none that TensorFlow Serving's configuration names."""
+"""Remove old versions, except those that TensorFlow Serving's configuration names."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _REMOVED = ".removed-"
 def remove_old_versions(directory: ModelDirectory, keep: int, protected: Collection[int]) -> list[int]:
     """Remove all but the newest versions, oldest first.
 
-    Each is first renamed to a name that TensorFlow Serving ignores, so that nobody sees half a version,
-    whenever this process ends. What a removal that was killed has left is removed by the next one.
+    Each version is first renamed to a name that TensorFlow Serving ignores, so that no server sees a
+    partly removed version, even if this process is killed. The next call removes what a killed one left.
 
     Args:
-      keep: how many of the newest versions stay, protected ones among them or not.
-      protected: versions that stay, however old.
+      keep: number of newest versions to keep, whether they are protected or not.
+      protected: older versions to keep as well.
     Returns:
-      The versions that were removed.
+      The removed versions.
     Raises:
-      StorageError: the directory does not let go of them.
+      StorageError: a version cannot be removed.
     """
     removed = []
     with explain_errors("The old versions cannot be removed", directory.path), directory.locked():
@@ -37,10 +37,10 @@ def remove_old_versions(directory: ModelDirectory, keep: int, protected: Collect
         for version in versions[: max(0, len(versions) - keep)]:
             if version in protected:
                 continue
-            gone = directory.path / f"{_REMOVED}{version}"
-            (directory.path / str(version)).rename(gone)
-            storage.sync(directory.path)  # the rename reaches the disk before any of the deletions
-            shutil.rmtree(gone)
+            removing = directory.path / f"{_REMOVED}{version}"
+            (directory.path / str(version)).rename(removing)
+            storage.sync(directory.path)  # the rename must be on disk before the first deletion
+            shutil.rmtree(removing)
             removed.append(version)
     return removed
 
@@ -49,6 +49,6 @@ def protected_versions(config_file: Path, name: str) -> set[int]:
     """Return the versions of a model that a model config file names, by a label or in its policy.
 
     Raises:
-      ConfigError: the file cannot be read or is no such configuration.
+      ConfigError: the file cannot be read, or is not a model config file.
     """
     return model_config.protected_versions(ConfigFile(config_file).read(), name, config_file)

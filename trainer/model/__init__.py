@@ -1,13 +1,11 @@
-"""The network: a backbone from keras.applications, and the head that is trained on it."""
+"""Build the network: a pre-trained backbone from keras.applications, and the head that is trained on it.
 
-from trainer.model.backbones import (
-    Backbone,
-    build_imagenet_classifier,
-    check_weights_file,
-    find_backbone,
-    preprocess_input,
-)
+Modules: backbones (the table), networks (a backbone with its weights), classifier, folding.
+"""
+
+from trainer.model.backbones import Backbone, find_backbone, preprocess_input
 from trainer.model.classifier import (
+    Architecture,
     Classifier,
     Loss,
     build_backbone,
@@ -20,8 +18,10 @@ from trainer.model.classifier import (
     top_class,
 )
 from trainer.model.folding import fold_batch_norm
+from trainer.model.networks import build_imagenet_classifier, check_weights_file
 
 __all__ = [
+    "Architecture",
     "Backbone",
     "Classifier",
     "Loss",

@@ -1,4 +1,4 @@
-"""Measure a published version on a folder of labelled images, through the SavedModel that is served."""
+"""Measure a published version on a folder of labelled images, through the SavedModel that serves."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from trainer.data import (
     find_duplicates,
     find_undecodable,
     invalid_images_error,
-    join_names,
     scan_split,
 )
-from trainer.errors import DataError, StorageError
+from trainer.errors import DataError, StorageError, join_names
 from trainer.export import PublishedVersion
 from trainer.model import loss_function
 from trainer.report.report import HTML_NAME, Report, Timings, write_report
@@ -32,19 +31,19 @@ _INFERENCE = "inference"
 
 
 def evaluate_version(model: Path, data: Path, output: Path | None = None) -> tuple[Metrics, Path]:
-    """Write a version's report on the images of one split.
+    """Measure a version on the images of one split and write its report.
 
     Args:
       model: MODEL_DIR/NAME/VERSION, or MODEL_DIR/NAME for its newest version.
       data: holds CLASS/*, with the classes of the version's model card.
-      output: where report.html and report.json go;
+      output: directory of report.html and report.json;
         None: MODEL_DIR/NAME/.evaluations/VERSION-TIME-TOKEN, which TensorFlow Serving ignores.
     Returns:
-      The metrics, with the mean cross-entropy as loss; the path of report.html.
+      The metrics, with the mean cross-entropy as loss, and the path of report.html.
     Raises:
-      ConfigError: `model` is no version of this tool.
-      DataError: the folders are not those of the classes, or images in them cannot be used.
-      StorageError: the version cannot be read, or the report not written.
+      ConfigError: `model` is not a version that this trainer published.
+      DataError: the folders do not match the classes, or an image is invalid.
+      StorageError: the version cannot be read, or the report cannot be written.
     """
     timings = Timings()
     with timings.measure("loading the version"):
@@ -52,7 +51,7 @@ def evaluate_version(model: Path, data: Path, output: Path | None = None) -> tup
     with timings.measure("reading the images"):
         found = scan_split(data)
         _check_classes(version, found, data)
-        # The outputs' order is the card's; the folders' is that of their names.
+        # The model card orders the outputs; the folders are sorted by name.
         truth = np.array([version.labels.index(found.classes[label]) for label in found.labels], np.int32)
     with _directory(output, version) as directory:
         with timings.measure(_INFERENCE):
@@ -67,7 +66,7 @@ def evaluate_version(model: Path, data: Path, output: Path | None = None) -> tup
                 facts=_facts(version, found, data),
                 history=(),
                 results=[SplitResult(split, version.labels, found.paths, truth, probabilities, metrics.loss)],
-                phases=timings.seconds,
+                stages=timings.seconds,
                 image_counts={"reading the images": len(found), _INFERENCE: len(found)},
                 warnings=_warnings(version, found, split),
             ),
@@ -80,7 +79,7 @@ def _check_classes(version: PublishedVersion, found: ImageSet, data: Path) -> No
     if missing := [label for label in version.labels if label not in found.classes]:
         parts.append(f"no folder for {join_names(missing)}")
     if unknown := [name for name in found.classes if name not in version.labels]:
-        parts.append(f"folders of no class: {join_names(unknown)}")
+        parts.append(f"folders that are not a class: {join_names(unknown)}")
     if parts:
         raise DataError(
             f"{data} must hold one folder for each class of {version.name} version {version.number}. "
@@ -91,7 +90,7 @@ def _check_classes(version: PublishedVersion, found: ImageSet, data: Path) -> No
 def _answer(version: PublishedVersion, found: ImageSet) -> tuple[np.ndarray, np.ndarray]:
     with progress.bar(_INFERENCE, len(found)) as advance:
         try:
-            logits, probabilities = version.answer(found.paths, on_images=advance)
+            logits, probabilities = version.predict_files(found.paths, on_images=advance)
             if np.isfinite(logits).all():
                 return logits, probabilities
             raise invalid_images_error(find_undecodable([found]), len(found), can_be_skipped=False)
@@ -150,7 +149,7 @@ def _warnings(version: PublishedVersion, found: ImageSet, split: str) -> list[st
     if version.card["data"].get("train", {}).get("fingerprint") == found.fingerprint:
         warnings.insert(
             0,
-            "These are the images that the version was trained on: its accuracy on others is likely lower. "
+            "The version was trained on these images; on others its accuracy is likely lower. "
             "Evaluate it on the test split.",
         )
     return warnings

@@ -1,4 +1,4 @@
-"""What a person looks at after a run or an evaluation: report.html, and its figures as report.json."""
+"""The report of a run or an evaluation: report.html, and the same figures in report.json."""
 
 from __future__ import annotations
 
@@ -18,32 +18,31 @@ import jinja2
 import tensorflow as tf
 from PIL import Image
 
-from trainer.report.plots import Plot, best_place, calibration_plot, confusion_plot, curve_plot
-from trainer.runtime import storage
-from trainer.training import (
-    Epoch,
+from trainer.report.analysis import (
     Mistake,
-    SplitResult,
     calibration_bins,
     confusion_matrix,
     expected_calibration_error,
     most_confident_mistakes,
     per_class_metrics,
 )
+from trainer.report.plots import Plot, calibration_plot, confusion_plot, curve_plot
+from trainer.runtime import storage
+from trainer.training import Epoch, SplitResult, best_epoch
 
 HTML_NAME = "report.html"
 JSON_NAME = "report.json"
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _MISTAKES = 12
 _THUMBNAIL_PX = 160
 
 
 class Timings:
-    """How long each stage of a run took.
+    """Measures how long each stage of a run takes.
 
     Attributes:
-      seconds: by the name of the stage.
+      seconds: by the name of the stage, in the order in which the stages first ended.
     """
 
     def __init__(self) -> None:
@@ -51,7 +50,7 @@ class Timings:
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Add the time that the block takes."""
+        """Add the time that the block takes to its stage."""
         started = time.monotonic()
         try:
             yield
@@ -61,15 +60,15 @@ class Timings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What is reported.
+    """The content of a report.
 
     Attributes:
       title: the model's name, and the version or the run.
-      facts: shown as a table: backbone, image size and the like.
-      history: epochs in order; a second phase counts from 1 again. Empty where nothing was trained.
-      results: of each split that was measured.
-      phases: seconds by the name of what they were spent on.
-      image_counts: images by the name of the phase that they went through.
+      facts: the rows of a table, such as backbone and image size.
+      history: epochs in order; a second phase counts from 1 again. Empty if nothing was trained.
+      results: of each measured split.
+      stages: seconds by the name of the stage.
+      image_counts: number of images by the name of the stage that processed them.
       warnings: sentences that a reader must see before the figures.
     """
 
@@ -77,7 +76,7 @@ class Report:
     facts: Mapping[str, str]
     history: Sequence[Epoch]
     results: Sequence[SplitResult]
-    phases: Mapping[str, float]
+    stages: Mapping[str, float]
     image_counts: Mapping[str, int]
     warnings: Sequence[str] = ()
 
@@ -86,11 +85,13 @@ def write_report(directory: Path, report: Report) -> None:
     """Write report.html, which needs no other file and no network, and report.json.
 
     Args:
-      directory: exists already.
+      directory: must exist.
     Raises:
-      StorageError: the directory does not take them.
+      StorageError: the files cannot be written.
+      ValueError: a figure is not a finite number; nothing is written.
     """
-    content = report_figures(report)
+    content = _figures(report)
+    as_json = json.dumps(content, allow_nan=False)
     page = _template().render(
         **content,
         plots=_plots(report),
@@ -101,24 +102,25 @@ def write_report(directory: Path, report: Report) -> None:
         },
     )
     with storage.explain_errors("The report cannot be written", directory):
-        storage.write_atomically(directory / JSON_NAME, json.dumps(content, allow_nan=False))
-        # A file name that is no UTF-8 is shown with question marks.
+        storage.write_atomically(directory / JSON_NAME, as_json)
+        # File names that are not UTF-8 are shown with question marks.
         storage.write_atomically(directory / HTML_NAME, page.encode(errors="replace").decode())
 
 
-def report_figures(report: Report) -> dict[str, Any]:
-    """Return every figure of the report as JSON takes it: what report.json holds and report.html shows."""
+def _figures(report: Report) -> dict[str, Any]:
+    """Return every figure of the report as JSON values."""
+    history = report.history
     return {
         "schema_version": _SCHEMA_VERSION,
         "title": report.title,
         "warnings": list(report.warnings),
         "facts": dict(report.facts),
-        "history": [dataclasses.asdict(epoch) for epoch in report.history],
-        "best_epoch": best_place(report.history) + 1 if report.history else None,
+        "history": [dataclasses.asdict(epoch) for epoch in history],
+        "best_epoch": history.index(best_epoch(history)) + 1 if history else None,
         "splits": {result.split: _split_figures(result) for result in report.results},
-        "phases": [
-            _phase_figures(name, seconds, report.image_counts.get(name))
-            for name, seconds in report.phases.items()
+        "stages": [
+            _stage_figures(name, seconds, report.image_counts.get(name))
+            for name, seconds in report.stages.items()
         ],
     }
 
@@ -144,8 +146,8 @@ def _mistake_figures(mistake: Mistake) -> dict[str, Any]:
     return {**dataclasses.asdict(mistake), "path": str(mistake.path)}
 
 
-def _phase_figures(name: str, seconds: float, images: int | None) -> dict[str, Any]:
-    # None of the images, because all were stored already, is no throughput of zero.
+def _stage_figures(name: str, seconds: float, images: int | None) -> dict[str, Any]:
+    # A stage that found all of its results stored has processed 0 images: it has no throughput.
     rate = images / seconds if images and seconds else None
     return {"name": name, "seconds": seconds, "images": images, "images_per_second": rate}
 
@@ -176,19 +178,19 @@ def _duration(seconds: float) -> str:
 
 
 def _thumbnail(path: Path) -> str | None:
-    """Return a picture as the model sees it, but for its size, as a data URI; None if it cannot be read.
+    """Return a small copy of an image as a data URI; None if the image cannot be read.
 
-    TensorFlow's decoder and not Pillow's: it drops alpha and ignores the EXIF orientation as
-    pipeline.decode_and_resize does.
+    TensorFlow's decoder, not Pillow's, drops alpha and ignores the EXIF orientation: the thumbnail shows
+    the image as the model sees it.
     """
     try:
         levels = tf.io.decode_image(path.read_bytes(), channels=3, expand_animations=False).numpy()
     except (OSError, tf.errors.OpError):
         return None
-    picture = Image.fromarray(levels)
-    picture.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
+    image = Image.fromarray(levels)
+    image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=85)
+    image.save(file, "JPEG", quality=85)
     return _data_uri("image/jpeg", file.getvalue())
 
 
@@ -197,7 +199,7 @@ def _data_uri(media_type: str, data: bytes) -> str:
 
 
 def _plots(report: Report) -> dict[str, Any]:
-    """Return the plots: of the history by figure, of each split by what they show."""
+    """Return the plots of the history by figure, and those of each split by kind."""
     curves = ("loss", "accuracy") if report.history else ()
     return {
         "history": {key: _embedded(curve_plot(report.history, key)) for key in curves},
@@ -212,5 +214,8 @@ def _plots(report: Report) -> dict[str, Any]:
 
 
 def _embedded(plot: Plot) -> dict[str, Any]:
-    pictures = {"light": _data_uri("image/png", plot.light), "dark": _data_uri("image/png", plot.dark)}
-    return {**pictures, "width_px": plot.width_px, "height_px": plot.height_px}
+    return {
+        "uri": _data_uri("image/png", plot.png),
+        "width_px": plot.width_px,
+        "height_px": plot.height_px,
+    }

@@ -1,24 +1,16 @@
-"""One training run: devices, features, loop, checkpoints, metrics and the gate."""
+"""One training run: devices, features, phases, the loop, checkpoints, metrics and the gate."""
 
-from trainer.training.distribution import Devices, connect_devices, name_lost_worker
+from trainer.training.devices import Devices
+from trainer.training.distribution import connect_devices, name_lost_worker
 from trainer.training.fitting import Training
-from trainer.training.gate import check_gate, newest_version_metrics
-from trainer.training.loop import Epoch, Loop
-from trainer.training.metrics import (
-    Metrics,
-    Mistake,
-    SplitResult,
-    calibration_bins,
-    confusion_matrix,
-    expected_calibration_error,
-    measure_logits,
-    most_confident_mistakes,
-    per_class_metrics,
-)
-from trainer.training.phases import Plan, plan_training, step_options
+from trainer.training.gate import gate_refusal, newest_version_metrics
+from trainer.training.inputs import prepare_inputs
+from trainer.training.loop import Epoch, Loop, best_epoch
+from trainer.training.metrics import Metrics, SplitResult, measure_logits
+from trainer.training.phases import Plan, architecture_of, plan_training, step_options
 from trainer.training.preflight import first_error, require_ready, run_checks
 from trainer.training.results import MeasuredSplit, measure_splits
-from trainer.training.run_directory import RunDirectory, choose_run_id, run_identity
+from trainer.training.run_directory import RunDirectory, open_run
 from trainer.training.step import StepOptions
 from trainer.training.tuning.search import tune
 from trainer.training.tuning.summary import print_summary
@@ -30,30 +22,26 @@ __all__ = [
     "Loop",
     "MeasuredSplit",
     "Metrics",
-    "Mistake",
     "Plan",
     "RunDirectory",
     "SplitResult",
     "StepOptions",
     "Training",
-    "calibration_bins",
-    "check_gate",
-    "choose_run_id",
-    "confusion_matrix",
+    "architecture_of",
+    "best_epoch",
     "connect_devices",
-    "expected_calibration_error",
     "first_error",
+    "gate_refusal",
     "measure_logits",
     "measure_splits",
-    "most_confident_mistakes",
     "name_lost_worker",
     "newest_version_metrics",
-    "per_class_metrics",
+    "open_run",
     "plan_training",
+    "prepare_inputs",
     "print_summary",
     "require_ready",
     "run_checks",
-    "run_identity",
     "step_options",
     "trial_settings",
     "tune",

@@ -1,4 +1,4 @@
-"""Where a training stands, in one file: read back, it goes on as if nothing had happened."""
+"""The state of a training in one file, from which it resumes to the same bits."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Checkpoint:
     """The state between two steps.
 
     Attributes:
-      position: what is no array: phase, epoch, step, sums of the epoch, history; JSON.
-      variables: values of what is trained, and of its random state.
+      position: phase, epoch, step, sums of the epoch and history, as JSON takes them.
+      variables: values of the trained variables and of their random state.
       optimizer: values of the optimizer's variables.
-      best: values of what is trained, from the best epoch so far.
+      best: values of the trained variables in the best epoch so far.
     """
 
     position: dict[str, Any]
@@ -34,7 +34,7 @@ class Checkpoint:
     best: Sequence[np.ndarray]
 
     def save(self, path: Path) -> None:
-        """Write the file, or leave the one before.
+        """Write the file atomically: a failure leaves the previous one.
 
         Raises:
           StorageError: the volume is full or read-only.
@@ -50,7 +50,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint | None:
-        """Read the file; None if there is none, or not a whole one."""
+        """Read the file; None if there is none, or if it is damaged."""
         try:
             # A zip archive: each array has its CRC-32.
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -63,5 +63,5 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            _log.warning("%s cannot be read (%s); the training starts from its beginning", path, error)
+            _log.warning("%s cannot be read (%s); training starts from the beginning", path, error)
             return None

@@ -1,4 +1,4 @@
-"""What one epoch feeds to the replicas: each image once, in an order that anyone can work out again."""
+"""The global batches of an epoch: each image once, in an order that depends on seed and epoch alone."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.runtime.stopping import Stop
-from trainer.training.distribution import Devices, Rows
+from trainer.training.devices import Devices, Rows
 
 Batches: TypeAlias = "Iterable[tuple[Rows, Rows]]"
 PerReplicaBatch: TypeAlias = "tuple[tf.Tensor, tf.Tensor, tf.Tensor]"
-"""Inputs, labels, and whether the process is to stop: a tensor each, or one for each replica."""
+"""Inputs, labels and whether the process is asked to stop: a tensor each, or a PerReplica of tensors."""
 
 
 class Examples(Protocol):
-    """A split that can be read in any order, as often as one likes.
+    """A split whose examples can be read in any order, any number of times.
 
-    Example j is view j // count of image j % count, count being the number of labels.
+    Example j is view j // count of image j % count, where count is the number of labels.
     """
 
     @property
@@ -28,23 +28,23 @@ class Examples(Protocol):
 
     @property
     def views(self) -> int:
-        """How many examples there are of each image."""
+        """Number of examples of each image."""
 
     def batches(self, order: np.ndarray, batch_size: int) -> Batches:
         """Return batches (inputs, labels) of the examples in that order; the last may be smaller."""
 
 
 class Feed:
-    """Global batches of a split, of which this worker reads its part.
+    """The global batches of a split, of which this worker reads its shard.
 
-    The order of the examples in epoch e depends on (seed, e) alone: one replica and many, on one worker or
-    several, a run that was interrupted and one that was not, take the same steps.
+    The order of the examples in epoch e depends on (seed, e) alone. So one replica and many, on one worker or
+    several, take the same steps, and a run that was interrupted takes the same as one that was not.
     """
 
     def __init__(
         self, examples: Examples, input_shape: tuple[int, ...], batch_size: int, seed: int, devices: Devices
     ) -> None:
-        """Set up.
+        """Set up the feed.
 
         Args:
           input_shape: of one example.
@@ -57,23 +57,23 @@ class Feed:
         self._devices = devices
 
     def steps(self, epoch: int, first: int, stop: Stop) -> Iterator[PerReplicaBatch]:
-        """Yield what is left of an epoch from its step `first` on."""
+        """Yield the steps of an epoch from step `first` on."""
         order = self._order(epoch)
         global_batch_size = self._batch_size * self._devices.replicas
         starts = range(first * global_batch_size, len(order), global_batch_size)
-        mine = [self._devices.share(order[start : start + global_batch_size]) for start in starts]
+        shards = [self._devices.worker_shard(order[start : start + global_batch_size]) for start in starts]
         local_batch_size = self._batch_size * self._devices.local_replicas
-        batches = iter(self._examples.batches(np.concatenate([order[:0], *mine]), local_batch_size))
-        none: tuple[Rows, Rows] | None = None
-        deal = self._devices.deal
-        for rows in mine:
-            # Of a last batch there may be nothing left for this worker; the others still wait for it.
-            inputs, labels = next(batches) if len(rows) else none or self._nothing()
-            none = (inputs[:0], labels[:0])
+        batches = iter(self._examples.batches(np.concatenate([order[:0], *shards]), local_batch_size))
+        empty: tuple[Rows, Rows] | None = None
+        split = self._devices.split_across_replicas
+        for shard in shards:
+            # A last batch may have no rows for this worker, and the others still wait for its step.
+            inputs, labels = next(batches) if len(shard) else empty or self._empty_batch()
+            empty = (inputs[:0], labels[:0])
             stopping = np.full(self._devices.local_replicas, stop.requested, np.float32)
-            yield deal(inputs), deal(labels), deal(stopping)
+            yield split(inputs), split(labels), split(stopping)
 
-    def _nothing(self) -> tuple[Rows, Rows]:
+    def _empty_batch(self) -> tuple[Rows, Rows]:
         return np.zeros((0, *self._input_shape), np.float32), np.zeros(0, np.int32)
 
     def _order(self, epoch: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Training from phase to phase: one history, one best epoch, and a state on disk from which it goes on."""
+"""Train the phases of a run in order, with one history, one best epoch and a state on disk to resume from."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 from trainer.runtime.stopping import Stop, raise_stopped
 from trainer.training.checkpoint import Checkpoint
-from trainer.training.distribution import Devices
-from trainer.training.loop import Epoch, Loop
+from trainer.training.devices import Devices
+from trainer.training.loop import Epoch, Loop, best_epoch
 
 
 class Training:
-    """The phases of one run, one after the other, with one history and one best epoch.
+    """The training of one run, phase after phase.
 
     Attributes:
       history: all epochs so far.
@@ -30,13 +30,13 @@ class Training:
         on_epoch: Callable[[Epoch, bool], None] = lambda epoch, is_best: None,
         on_images: Callable[[int], None] = lambda count: None,
     ) -> None:
-        """Take up the state that an earlier process has left, if there is one.
+        """Load the state that an earlier process has saved, if there is one.
 
         Args:
-          checkpoint: file of that state; the chief writes it. None: nothing is kept.
-          checkpoint_seconds: a running epoch is saved that often.
-          on_epoch: told of each epoch and whether it is the best so far (the model then holds its weights).
-          on_images: told how many examples each step has read, on all workers.
+          checkpoint: file of that state, which the chief writes; None: nothing is saved.
+          checkpoint_seconds: a running epoch is saved this often.
+          on_epoch: is called with each epoch, and whether it is the best so far.
+          on_images: is called with the number of examples that each step has read, on all workers.
         """
         self._devices = devices
         self._path = checkpoint
@@ -45,20 +45,19 @@ class Training:
         self._on_epoch = on_epoch
         self._on_images = on_images
         self._resumed = Checkpoint.load(checkpoint) if checkpoint else None
-        position = self._resumed.position if self._resumed else {"history": [], "best": None}
-        self.history = [Epoch(**epoch) for epoch in position["history"]]
-        self._best = Epoch(**position["best"]) if position["best"] else None
+        saved = self._resumed.position["history"] if self._resumed else []
+        self.history = [Epoch(**epoch) for epoch in saved]
 
     def run(self, loop: Loop) -> None:
-        """Train a phase to its end and leave its model with the weights of the best epoch.
+        """Train a phase to its end, and leave its model with the weights of the best epoch.
 
         Raises:
-          DivergedError: the loss is not a number any more.
+          DivergedError: the loss is not finite.
           StoppedError: SIGTERM came; the state is saved.
         """
         phase = loop.phase
         if self._resumed and phase.name != self._resumed.position["phase"]:
-            return  # an earlier process had finished it
+            return  # an earlier process has finished it
         if self._resumed:
             loop.restore(self._resumed)
             self._resumed = None
@@ -79,9 +78,8 @@ class Training:
                 self._save(loop)
         epoch = loop.finish_epoch(time.monotonic() - started)
         self.history.append(epoch)
-        is_best = epoch.is_better_than(self._best)
+        is_best = best_epoch(self.history) is epoch
         if is_best:
-            self._best = epoch
             loop.keep_best()
         self._on_epoch(epoch, is_best)
         if loop.epoch > loop.phase.epochs or self._is_due():
@@ -94,5 +92,4 @@ class Training:
         self._saved_at = time.monotonic()
         if self._path and self._devices.is_chief:
             history = [dataclasses.asdict(epoch) for epoch in self.history]
-            best = dataclasses.asdict(self._best) if self._best else None
-            loop.checkpoint({"history": history, "best": best}).save(self._path)
+            loop.checkpoint({"history": history}).save(self._path)

@@ -1,4 +1,4 @@
-"""One phase of training under way: where it stands, its figures, and its best weights."""
+"""One phase of training: its progress, its figures, and its best weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import numpy as np
 from trainer.errors import DivergedError
 from trainer.runtime.stopping import Stop
 from trainer.training.checkpoint import Checkpoint
-from trainer.training.distribution import Devices, Forward
+from trainer.training.devices import Devices
 from trainer.training.feed import Examples, Feed
+from trainer.training.forward import Forward, compute_logits
 from trainer.training.metrics import measure_logits
-from trainer.training.step import FusedAdam, StepOptions, compile_steps, replica_step
+from trainer.training.step import StepOptions, compile_steps, make_optimizer, replica_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,28 +32,37 @@ class Epoch:
     val_accuracy: float
     seconds: float
 
-    def in_words(self, epochs: int) -> str:
-        """Return the line of a Job's log."""
+    def log_line(self, epochs: int) -> str:
+        """Return the line of a Job's log.
+
+        Args:
+          epochs: number of epochs of the phase.
+        """
         return (
             f"{self.phase} epoch {self.epoch}/{epochs}  loss {self.loss:.4f}  accuracy {self.accuracy:.4f}  "
             f"val_loss {self.val_loss:.4f}  val_accuracy {self.val_accuracy:.4f}  {self.seconds:.1f} s"
         )
 
-    def is_better_than(self, other: Epoch | None) -> bool:
-        """Compare by validation accuracy, ties by validation loss."""
-        return other is None or (self.val_accuracy, -self.val_loss) > (other.val_accuracy, -other.val_loss)
+
+def best_epoch(history: Sequence[Epoch]) -> Epoch:
+    """Return the first epoch with the highest validation accuracy; ties go to the lowest validation loss.
+
+    Args:
+      history: at least one epoch.
+    """
+    return max(history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
-    """What is trained on what.
+    """Which variables are trained, on which examples.
 
     Attributes:
       name: "head" or "fine-tune".
-      model: from the examples' inputs to logits.
-      variables: those that are trained.
-      train: split whose gradients are followed.
-      validation: split that decides which epoch is the best.
+      model: maps the examples' inputs to logits.
+      variables: are trained.
+      train: the split whose gradients are followed.
+      validation: the split that decides which epoch is the best.
       learning_rate: Adam's.
       epochs: passes over `train`.
     """
@@ -67,38 +77,35 @@ class Phase:
 
 
 class Loop:
-    """One phase under way: its optimizer, where it stands, and the best weights so far.
+    """One phase in progress: its optimizer, its position, and the best weights so far.
 
     Gradients are means over the global batch, so that one replica and many, on one worker or several, give
-    the same history (but for dropout, whose masks are drawn on each replica).
+    the same history (except for dropout, whose masks are drawn on each replica).
 
     Attributes:
-      epoch: from 1; the one that is under way.
-      step: how many of its steps are done.
-      on_replica: one step of it, to be compiled with those of other loops.
+      epoch: the current one, from 1.
+      step: number of its steps that are done.
+      replica_step: one step of it, to be compiled with those of other loops.
     """
 
     def __init__(self, phase: Phase, options: StepOptions, devices: Devices) -> None:
         self.phase = phase
         self.epoch, self.step = 1, 0
-        self._sums = np.zeros(3)  # of losses, of right answers, of examples
+        self._sums = np.zeros(3)  # of losses, correct answers and examples
         self._options = options
         self._devices = devices
         with devices.strategy.scope():
-            self._optimizer = FusedAdam(phase.learning_rate)
-            if options.loss_scaling:
-                self._optimizer = keras.optimizers.LossScaleOptimizer(self._optimizer)
-            self._optimizer.build(phase.variables)
+            self._optimizer = make_optimizer(phase.variables, phase.learning_rate, options)
         weights = {id(variable) for variable in phase.model.weights}
         random_state = [variable for variable in phase.model.variables if id(variable) not in weights]
         self._variables = [*phase.variables, *random_state]
-        self.on_replica = replica_step(phase.model, phase.variables, self._optimizer, options)
-        self._train_step = compile_steps([self.on_replica], devices)
+        self.replica_step = replica_step(phase.model, phase.variables, self._optimizer, options)
+        self._train_step = compile_steps([self.replica_step], devices)
         self._forward = Forward(phase.model, devices, xla=options.xla)
         self.keep_best()
 
     def keep_best(self) -> None:
-        """Take the weights as they are for the best so far."""
+        """Keep the current weights as the best so far."""
         self._best = _values(self.phase.variables)
 
     def assign_best(self) -> None:
@@ -106,10 +113,10 @@ class Loop:
         _assign(self.phase.variables, self._best)
 
     def checkpoint(self, position: Mapping[str, object]) -> Checkpoint:
-        """Return all of its state, to go on from here.
+        """Return all of the state that a resumed run needs.
 
         Args:
-          position: more of the position, which it does not know.
+          position: entries of the position that the caller adds.
         """
         here = {"phase": self.phase.name, "epoch": self.epoch, "step": self.step, "sums": list(self._sums)}
         return Checkpoint(
@@ -120,7 +127,7 @@ class Loop:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Stand where a checkpoint was taken."""
+        """Return to the state in which a checkpoint was taken."""
         self.epoch, self.step = checkpoint.position["epoch"], checkpoint.position["step"]
         self._sums = np.array(checkpoint.position["sums"])
         _assign(self._variables, checkpoint.variables)
@@ -128,25 +135,25 @@ class Loop:
         self._best = list(checkpoint.best)
 
     def steps(self, stop: Stop) -> Iterator[tuple[int, bool]]:
-        """Train on what is left of the epoch; yield examples read, and whether a worker is to stop."""
+        """Train on the rest of the epoch; yield examples read, and whether any worker is asked to stop."""
         for batch in make_feed(self.phase, self._options, self._devices).steps(self.epoch, self.step, stop):
             (sums,) = self._train_step(batch).numpy()
             yield self.count(sums)
 
     def count(self, sums: np.ndarray) -> tuple[int, bool]:
-        """Add up what a step has returned; return examples read, and whether a worker is to stop."""
+        """Add a step's sums to the epoch's; return examples read, and whether any worker is asked to stop."""
         *summed, stopping = map(float, sums)
         self._sums += summed
         self.step += 1
         return int(summed[2]), stopping > 0
 
     def finish_epoch(self, seconds: float) -> Epoch:
-        """Measure the epoch on the validation split, and stand at the beginning of the next.
+        """Measure the epoch on the validation split, and move to the next.
 
         Args:
           seconds: that its steps took.
         Raises:
-          DivergedError: the loss is not a number any more.
+          DivergedError: the loss is not finite.
         """
         started = time.monotonic()
         batch_size = self._options.batch_size * self._devices.local_replicas
@@ -154,7 +161,7 @@ class Loop:
         return self.measure_epoch(logits, seconds + time.monotonic() - started)
 
     def measure_epoch(self, validation_logits: np.ndarray, seconds: float) -> Epoch:
-        """Do as `finish_epoch`, with logits that are known: float32 (count, K or 1)."""
+        """Do what `finish_epoch` does, with validation logits that are known: float32 (count, K or 1)."""
         phase, number = self.phase, self.epoch
         loss_sum, correct, count = self._sums
         self.epoch, self.step, self._sums = number + 1, 0, np.zeros(3)
@@ -173,7 +180,7 @@ class Loop:
 
 
 def make_feed(phase: Phase, options: StepOptions, devices: Devices) -> Feed:
-    """Return what a phase trains on."""
+    """Return the batches that a phase trains on."""
     return Feed(phase.train, phase.model.input_shape[1:], options.batch_size, options.seed, devices)
 
 
@@ -184,25 +191,3 @@ def _values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
 def _assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-
-
-def compute_logits(
-    forward: Forward, examples: Examples, batch_size: int, devices: Devices
-) -> list[np.ndarray]:
-    """Return the logits of each example once, in the examples' own order.
-
-    Each worker computes its share, and gets those of the others.
-
-    Returns:
-      For each of the model's outputs, float32 (count, K or 1).
-    """
-    mine = devices.share(np.arange(len(examples.labels)))
-    logits = [np.zeros((len(examples.labels), one.shape[-1]), np.float32) for one in forward.model.outputs]
-    done = 0
-    batches = examples.batches(mine, batch_size) if len(mine) else ()
-    for outputs in forward.stream(inputs for inputs, _ in batches):
-        rows = mine[done : done + len(outputs[0])]
-        done += len(rows)
-        for whole, part in zip(logits, outputs, strict=True):
-            whole[rows] = part
-    return [devices.sum(one).astype(np.float32) for one in logits]

@@ -1,9 +1,8 @@
-"""Everything that can be found out before hours are spent: devices, volumes, images, weights, space."""
+"""The checks of `doctor`, which `train` runs first: devices, volumes, images, weights and space."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -16,19 +15,20 @@ from trainer.errors import ConfigError, DeviceError, TrainerError, WeightsError
 from trainer.export import ModelDirectory, protected_versions
 from trainer.model import check_weights_file, find_backbone
 from trainer.runtime import volumes
+from trainer.training.inputs import cache_directory
 
-INVALID_IMAGES = "bad images"
-"""Subject of the finding on files that are no usable images."""
+INVALID_IMAGES = "invalid images"
+"""Subject of the finding on files that are not valid images."""
 
 SHARED_MEMORY_BYTES = 2**30
-"""What NCCL may need between the GPUs of one machine; a container has 64 MiB unless told otherwise."""
+"""What NCCL may need between the GPUs of one machine; a container has 64 MiB unless configured otherwise."""
 
 MODEL_BYTES = 10**9
 """A version, the best weights and a checkpoint with Adam's two moments are six times the weights, and the
 largest backbone's are 111 MB; the rest is for the head and for what else grows on the volume meanwhile."""
 
 _POOLED_BYTES = 2048 * 4
-"""Of one image's pooled features: float32, of the widest backbones."""
+"""Size of one image's pooled features: float32, of the widest backbones."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Finding:
     """What one check found.
 
     Attributes:
-      subject: what was looked at, in a word or two.
+      subject: what was checked, in a word or two.
       detail: one line.
-      error: why a run would fail; None: it would not, as far as this goes.
+      error: why a run would fail; None: this check passed.
     """
 
     subject: str
@@ -62,23 +62,23 @@ class Checks:
 
 
 def run_checks(config: TrainConfig, needed_bytes: int | None = None) -> Checks:
-    """Look at everything that a run needs; an earlier finding stops no later check.
+    """Check everything that a run needs; a failed check does not stop the later ones.
 
-    TensorFlow's devices are listed, not initialised: logical ones may be configured afterwards.
+    TensorFlow's devices are listed, not initialized, so that logical ones can still be configured.
 
     Args:
-      needed_bytes: of the feature cache; None: what pooled features take, and with `fine_tune_from`
-        nothing is known before the network is built.
+      needed_bytes: size of the feature cache; None: estimated from pooled features. With `fine_tune_from`
+        it is unknown before the network is built.
     """
     gpus = len(tf.config.list_physical_devices("GPU"))
     used_gpus = gpus if config.cpu_replicas is None and config.distribution != "one" else min(gpus, 1)
     findings = [
-        _finding("GPUs", lambda: _check_gpus(config, gpus)),
-        _finding("shared memory", lambda: _check_shared_memory(_size_of(Path("/dev/shm")), used_gpus)),
+        _finding("GPUs", lambda: check_gpus(config.gpus, config.cpu_replicas, gpus)),
+        _finding("shared memory", lambda: check_shared_memory(_size_of(Path("/dev/shm")), used_gpus)),
     ]
-    of_images, scan = _examine_images(config)
+    image_findings, scan = _check_images(config)
     findings += [
-        *of_images,
+        *image_findings,
         _finding("model directory", lambda: _check_model_directory(config)),
         _finding("model volume", lambda: volumes.check_space(config.model_dir, MODEL_BYTES, "a version")),
     ]
@@ -92,18 +92,18 @@ def run_checks(config: TrainConfig, needed_bytes: int | None = None) -> Checks:
 
 
 def require_ready(config: TrainConfig) -> Scan:
-    """Return the images, if nothing stands in the way of a run.
+    """Return the images, if every check passes.
 
-    Bad images do not, here: the run lists them in its directory before it refuses them.
+    Invalid images do not fail this: the run lists them in its directory before it refuses them.
 
     Raises:
-      TrainerError: the first of the errors.
+      TrainerError: the first failed check's.
     """
-    examination = run_checks(config)
-    if error := first_error(examination.findings, leaving_out={INVALID_IMAGES}):
+    checks = run_checks(config)
+    if error := first_error(checks.findings, leaving_out={INVALID_IMAGES}):
         raise error
-    assert examination.scan is not None  # else there is an error
-    return examination.scan
+    assert checks.scan is not None  # else there is an error
+    return checks.scan
 
 
 def first_error(findings: Iterable[Finding], leaving_out: Collection[str] = ()) -> TrainerError | None:
@@ -122,50 +122,67 @@ def _finding(subject: str, check: Callable[[], str]) -> Finding:
         return Finding(subject, str(error), error)
 
 
-def _check_gpus(config: TrainConfig, visible: int) -> str:
-    if config.gpus is None:
-        if config.cpu_replicas:
-            return f"not used: --cpu-replicas {config.cpu_replicas}"
+def check_gpus(required: int | None, cpu_replicas: int | None, visible: int) -> str:
+    """Return what is known of the GPUs.
+
+    Raises:
+      ConfigError: --gpus and --cpu-replicas are both given.
+      DeviceError: fewer GPUs are visible than required.
+    """
+    if required is None:
+        if cpu_replicas:
+            return f"not used: --cpu-replicas {cpu_replicas}"
         return f"{visible} visible" if visible else "none visible: training on the CPU"
-    if config.cpu_replicas is not None:
+    if cpu_replicas is not None:
         raise ConfigError(
             "--gpus and --cpu-replicas exclude each other. Received: "
-            f"--gpus {config.gpus} --cpu-replicas {config.cpu_replicas}. Leave one out."
+            f"--gpus {required} --cpu-replicas {cpu_replicas}. Leave one out."
         )
-    if visible < config.gpus:
+    if visible < required:
         raise DeviceError(
-            f"--gpus {config.gpus}: so many GPUs must be visible to TensorFlow. Received: {visible}. Check "
-            "the Pod's limit nvidia.com/gpu, the node's driver, and that the image has tensorflow[and-cuda]."
+            f"--gpus {required}: TensorFlow must see at least {required} GPU(s). Received: {visible}. Check "
+            "the Pod's nvidia.com/gpu limit, the node's driver, and that the image was built with "
+            "tensorflow[and-cuda]."
         )
-    return f"{visible} visible, {config.gpus} asked for"
+    return f"{visible} visible, {required} required"
 
 
 def _size_of(mount: Path) -> int | None:
-    """Return the size in bytes of the file system there, None if there is none."""
     return shutil.disk_usage(mount).total if mount.is_dir() else None
 
 
-def _check_shared_memory(size: int | None, gpus: int) -> str:
-    if size is None:
+def check_shared_memory(size_bytes: int | None, gpus: int) -> str:
+    """Return what is known of /dev/shm.
+
+    Args:
+      size_bytes: of /dev/shm; None: it does not exist.
+      gpus: that the run uses on this machine.
+    Raises:
+      DeviceError: it is too small for several GPUs.
+    """
+    if size_bytes is None:
         return "there is no /dev/shm"
-    found = f"{size / 2**20:.0f} MiB in /dev/shm"
-    if size >= SHARED_MEMORY_BYTES:
+    found = f"{size_bytes / 2**20:.0f} MiB in /dev/shm"
+    if size_bytes >= SHARED_MEMORY_BYTES:
         return found
     if gpus >= 2:
         raise DeviceError(
-            f"{gpus} GPUs need at least {SHARED_MEMORY_BYTES / 2**20:.0f} MiB of shared memory, through "
-            f"which they exchange gradients. Received: {found}. Mount an emptyDir with medium: Memory at "
-            "/dev/shm (k8s/training.yaml)."
+            f"{gpus} GPUs exchange gradients through shared memory and need at least "
+            f"{SHARED_MEMORY_BYTES / 2**20:.0f} MiB of it. Received: {found}. Mount an emptyDir with medium: "
+            "Memory at /dev/shm (k8s/training.yaml)."
         )
     return f"{found}, too little for several GPUs"
 
 
-def _examine_images(config: TrainConfig) -> tuple[list[Finding], Scan | None]:
+def _check_images(config: TrainConfig) -> tuple[list[Finding], Scan | None]:
     try:
         scan = scan_folders(config.data, validation_split=config.validation_split, seed=config.seed)
     except TrainerError as error:
         return [Finding("images", str(error), error)], None
-    return [_finding("images", lambda: _check_classes(config, scan.splits)), _bad_images(config, scan)], scan
+    return [
+        _finding("images", lambda: _check_classes(config, scan.splits)),
+        _check_validity(config, scan),
+    ], scan
 
 
 def _check_classes(config: TrainConfig, splits: Splits) -> str:
@@ -179,20 +196,20 @@ def _check_classes(config: TrainConfig, splits: Splits) -> str:
     return f"{counts}; the same {len(classes)} classes in each"
 
 
-def _bad_images(config: TrainConfig, scan: Scan) -> Finding:
-    if not scan.bad:
-        return Finding(INVALID_IMAGES, "none, as far as can be told without decoding them")
-    error = invalid_images_error(scan.bad, len(scan.bad) + sum(map(len, scan.splits.values())))
+def _check_validity(config: TrainConfig, scan: Scan) -> Finding:
+    if not scan.invalid:
+        return Finding(INVALID_IMAGES, "none found without decoding them")
+    error = invalid_images_error(scan.invalid, len(scan.invalid) + sum(map(len, scan.splits.values())))
     if config.on_invalid_image == "fail":
         return Finding(INVALID_IMAGES, str(error), error)
-    return Finding(INVALID_IMAGES, f"{len(scan.bad)} will be skipped, such as {scan.bad[0]}")
+    return Finding(INVALID_IMAGES, f"{len(scan.invalid)} will be skipped, such as {scan.invalid[0]}")
 
 
 def _check_model_directory(config: TrainConfig) -> str:
     directory = ModelDirectory(config.model_dir, config.name)
     directory.prepare()
     volumes.check_replaces_and_locks(directory.path)
-    return f"{directory.path} can be written, renames replace, locks hold"
+    return f"{directory.path} is writable, renames replace files, locks hold"
 
 
 def _check_model_config(config: TrainConfig) -> str:
@@ -203,15 +220,11 @@ def _check_model_config(config: TrainConfig) -> str:
 
 
 def _check_weights(config: TrainConfig) -> str:
-    backbone = find_backbone(config.backbone)
+    find_backbone(config.backbone)
     if config.weights == "none":
-        return "random, for trying things out"
+        return "random, for a quick try"
     if config.weights == "imagenet":
-        size_px = config.image_size or backbone.native_size_px
-        path = _keras_cache() / _imagenet_file(backbone.name, size_px)
-        if path.is_file():
-            return f"imagenet, in Keras' cache: {path}"
-        return f"imagenet, not in Keras' cache yet: Keras downloads {path.name} at the start"
+        return "imagenet: Keras downloads them at the start, unless its cache has them"
     path = Path(config.weights)
     check_weights_file(path)
     try:
@@ -224,37 +237,15 @@ def _check_weights(config: TrainConfig) -> str:
     if start != b"\x89HDF\r\n\x1a\n":
         raise WeightsError(
             f"--weights {path} must be an HDF5 file. Received: a file that starts with {start!r}. Was it "
-            "downloaded whole?"
+            "downloaded completely?"
         )
     return f"{path}, {path.stat().st_size / 1e6:.0f} MB"
-
-
-def _keras_cache() -> Path:
-    """Return the folder into which Keras downloads weights (keras.utils.get_file)."""
-    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
-    return (home if os.access(home, os.W_OK) else Path("/tmp/.keras")) / "models"
-
-
-_IMAGENET_FILES = {
-    "efficientnetv2b0": "efficientnetv2-b0_notop.h5",
-    "mobilenetv3small": "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5",
-    "inceptionv3": "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
-    "convnexttiny": "convnext_tiny_notop.h5",
-}
-
-
-def _imagenet_file(backbone: str, size_px: int) -> str:
-    """Return the name under which Keras keeps the weights without the top."""
-    if backbone == "mobilenetv2":
-        size_px = size_px if size_px in (96, 128, 160, 192, 224) else 224
-        return f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size_px}_no_top.h5"
-    return _IMAGENET_FILES.get(backbone, f"{backbone}_weights_tf_dim_ordering_tf_kernels_notop.h5")
 
 
 def _check_cache(config: TrainConfig, scan: Scan | None, needed_bytes: int | None) -> str:
     if not config.feature_cache:
         return "not used: --no-feature-cache"
-    directory = config.cache_dir or config.model_dir / ".feature_cache"
+    directory = cache_directory(config)
     volumes.check_writable(directory)
     if needed_bytes is None:
         needed_bytes = _pooled_bytes(config, scan.splits) if scan and not config.fine_tune_from else 0

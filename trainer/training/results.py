@@ -1,4 +1,4 @@
-"""How good a trained network is on each split that it is judged by: measured as it will be served."""
+"""Measure a trained network on each split that it is judged by, as it will be served."""
 
 from __future__ import annotations
 
@@ -8,49 +8,50 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
-from trainer.config import TrainConfig
+from trainer.config import ResizeFilter
 from trainer.data import ImageExamples, Splits
-from trainer.model import find_backbone, logits_per_class, loss_function
-from trainer.training.distribution import Devices, Forward
+from trainer.model import Architecture, logits_per_class, loss_function
+from trainer.training.devices import Devices
 from trainer.training.feed import Examples
-from trainer.training.loop import compute_logits
+from trainer.training.forward import Forward, compute_logits
 from trainer.training.metrics import Metrics, SplitResult, measure_logits
 from trainer.training.phases import Plan
 
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredSplit:
-    """One split's figures, and what was said of each of its images."""
+    """One split's metrics, and the prediction for each of its images."""
 
     metrics: Metrics
     result: SplitResult
 
 
 def measure_splits(
-    config: TrainConfig,
     plan: Plan,
     exported: keras.Model,
     splits: Splits,
-    image_size_px: int,
+    architecture: Architecture,
+    resize_filter: ResizeFilter,
+    batch_size: int,
     devices: Devices,
 ) -> dict[str, MeasuredSplit]:
-    """Measure what is exported on every split but the one that it was trained on.
+    """Measure the network that is exported on every split except the one that it was trained on.
 
-    In float32 the last phase's model gives the logits from the stored activations; otherwise the exported
-    network, which computes in float32, looks at the images.
+    In float32 the last phase's model gives the same logits from the stored activations, without running the
+    frozen layers. In other precisions the exported network, which computes in float32, reads the images.
     """
     judging = [split for split in splits if split != "train"]
     examples: Mapping[str, Examples] = plan.examples
     forward = Forward(plan.phases[-1].model, devices)
-    if config.precision != "float32":
-        backbone = find_backbone(config.backbone)
+    if architecture.precision != "float32":
         forward = Forward(exported, devices)
         examples = {
-            split: ImageExamples(splits[split], backbone, image_size_px, resize_filter=config.resize_filter)
+            split: ImageExamples(
+                splits[split], architecture.backbone, architecture.image_size_px, resize_filter=resize_filter
+            )
             for split in judging
         }
-    loss = loss_function(config.class_mode, len(splits["train"].classes))
-    batch_size = config.batch_size * devices.local_replicas
+    loss = loss_function(architecture.class_mode, architecture.class_count)
     measured = {}
     for split in judging:
         (logits,) = compute_logits(forward, examples[split], batch_size, devices)

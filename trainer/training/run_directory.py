@@ -1,21 +1,21 @@
-"""What one run leaves beside its version, and how a second start finds it: MODEL_DIR/NAME/.runs/RUN_ID/.
+"""The directory of one run, MODEL_DIR/NAME/.runs/RUN_ID/, from which a second start resumes it.
 
 config.json       the resolved settings
-identity          hash of the settings and the images: only the same run is gone on with
-checkpoint.npz    where the training stands
-outcome.json      once it is over: the version, or why there is none
+identity          hash of the settings and the images; a run resumes only with the same
+checkpoint.npz    state of the training
+outcome.json      when it has ended: the version, or why there is none
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import datetime
 import fcntl
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,7 @@ from trainer.config import TrainConfig
 from trainer.data import Splits
 from trainer.errors import ConfigError, StorageError
 from trainer.runtime import storage
-
-_NOT_IDENTITY = frozenset(
-    {
-        *("run_id", "cache_dir", "keep_versions", "model_config", "gpus", "checkpoint_seconds"),
-        "warmup_batch_size",
-    }
-)
-"""Settings that may change between two starts of one run: they do not change what is trained."""
+from trainer.training.devices import Devices
 
 
 class RunDirectory:
@@ -47,16 +40,16 @@ class RunDirectory:
 
     @property
     def checkpoint(self) -> Path:
-        """The file of `checkpoint.Checkpoint`."""
+        """The file of a `Checkpoint`."""
         return self.path / "checkpoint.npz"
 
     def write(self, name: str, text: str) -> None:
-        """Write one of the run's files, whole or not at all."""
+        """Write one of the run's files atomically."""
         with storage.explain_errors("The run's files cannot be written", self.path):
             storage.write_atomically(self.path / name, text)
 
     def outcome(self) -> dict[str, Any] | None:
-        """Return how the run ended, None if it has not."""
+        """Return how the run ended; None: it has not ended."""
         try:
             outcome: dict[str, Any] = json.loads((self.path / "outcome.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -64,16 +57,16 @@ class RunDirectory:
         return outcome
 
     def end(self, outcome: Mapping[str, Any]) -> None:
-        """Note that the run is over; its state is not needed any more."""
+        """Write how the run ended, and remove its state."""
         self.write("outcome.json", json.dumps(outcome, indent=2))
         self.checkpoint.unlink(missing_ok=True)
 
     def begin(self, config: TrainConfig, identity: str) -> None:
-        """Make the directory, or go on with it; no other process may train in it until this one ends.
+        """Create the directory or resume in it, and keep every other process out until `release`.
 
         Raises:
           ConfigError: the run was started with other settings or on other images.
-          StorageError: another process is at it, or the directory cannot be written.
+          StorageError: another process trains it, or the directory cannot be written.
         """
         with storage.explain_errors("The model directory cannot take the run's files", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -94,7 +87,7 @@ class RunDirectory:
             raise
 
     def release(self) -> None:
-        """Let another process in."""
+        """Let other processes in again."""
         if self._lock is not None:
             os.close(self._lock)
 
@@ -106,24 +99,41 @@ class RunDirectory:
         changed = [
             f"{key} {before.get(key)} → {now[key]}"
             for key in now
-            if key not in _NOT_IDENTITY and before.get(key) != now[key]
+            if key in config.identity() and before.get(key) != now[key]
         ]
         raise ConfigError(
-            f"--run-id {self.run_id} must go on with the settings and images that it began with. Received: "
+            f"--run-id {self.run_id} must resume with the settings and images that it began with. Received: "
             f"{', '.join(changed) or 'other images'}. Give the changed run another --run-id."
         )
 
 
+@contextlib.contextmanager
+def open_run(runs: Path, config: TrainConfig, splits: Splits, devices: Devices) -> Iterator[RunDirectory]:
+    """Begin a run or resume it. All workers agree on its name, and the chief holds its lock in the block.
+
+    Raises:
+      ConfigError: the run was started with other settings or on other images.
+      StorageError: another process trains it, or the directory cannot be written.
+    """
+    identity = run_identity(config, splits)
+    directory = RunDirectory(runs / devices.chief_text(lambda: choose_run_id(runs, config, identity)))
+    if devices.is_chief:
+        directory.begin(config, identity)
+    try:
+        yield directory
+    finally:
+        directory.release()
+
+
 def run_identity(config: TrainConfig, splits: Splits) -> str:
     """Return a hash of what decides the result of a run: settings and images."""
-    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_IDENTITY}
     images = {split: image_set.fingerprint for split, image_set in splits.items()}
-    text = json.dumps([settings, images], sort_keys=True, default=str)
+    text = json.dumps([config.identity(), images], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def choose_run_id(runs: Path, config: TrainConfig, identity: str) -> str:
-    """Return `--run-id`, or the unfinished run of the same identity that nobody is at, or a new one."""
+    """Return --run-id, or an unfinished run of the same identity that no process trains, or a new name."""
     if config.run_id:
         return config.run_id
     for file in sorted(runs.glob("*/identity"), reverse=True):

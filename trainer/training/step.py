@@ -15,11 +15,11 @@ import keras
 import tensorflow as tf
 
 from trainer.model import Loss, top_class
-from trainer.training.distribution import Devices
+from trainer.training.devices import Devices
 from trainer.training.feed import PerReplicaBatch
 
-OnReplica: TypeAlias = "Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]"
-TrainStep: TypeAlias = "Callable[[PerReplicaBatch], tf.Tensor]"
+ReplicaStep: TypeAlias = "Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]"
+GlobalStep: TypeAlias = "Callable[[PerReplicaBatch], tf.Tensor]"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class StepOptions:
 
     Attributes:
       batch_size: examples per replica and step.
-      class_weights: float (K,): how much an example of each class counts in the gradient; mean 1.
-      loss_scaling: for gradients in float16, which would vanish.
+      class_weights: float (K,): the weight of an example of each class in the gradient; mean 1.
+      loss_scaling: scale the loss of float16 networks, whose gradients would vanish.
       xla: compile each replica's part of a step.
     """
 
@@ -41,16 +41,27 @@ class StepOptions:
     xla: bool = False
 
 
+def make_optimizer(
+    variables: Sequence[keras.Variable], learning_rate: float, options: StepOptions
+) -> keras.optimizers.Optimizer:
+    """Return Adam for these variables, built in the current strategy scope."""
+    optimizer = FusedAdam(learning_rate)
+    if options.loss_scaling:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(variables)
+    return optimizer
+
+
 def replica_step(
     model: keras.Model,
     variables: Sequence[keras.Variable],
     optimizer: keras.optimizers.Optimizer,
     options: StepOptions,
-) -> OnReplica:
+) -> ReplicaStep:
     """Return what one replica does with its part of a global batch.
 
     Returns:
-      inputs (N, …), int32 labels (N,), float32 (1,) > 0 if the process is to stop →
+      inputs (N, …), int32 labels (N,), float32 (1,) > 0 if the process is asked to stop →
       float32 [sum of losses, correct, examples, stopping].
     """
     class_weights = tf.constant(options.class_weights, tf.float32)
@@ -81,27 +92,27 @@ def replica_step(
     return step
 
 
-def compile_steps(steps: Sequence[OnReplica], devices: Devices) -> TrainStep:
+def compile_steps(steps: Sequence[ReplicaStep], devices: Devices) -> GlobalStep:
     """Return the function that takes these steps on the same global batch, all in one call.
 
     Returns:
-      A batch as `Feed` deals it → float32 (len(steps), 4), sums over all replicas.
+      A batch from `Feed` → float32 (len(steps), 4), sums over all replicas.
     """
     strategy = devices.strategy
 
     def on_each_replica(inputs: tf.Tensor, labels: tf.Tensor, stopping: tf.Tensor) -> tf.Tensor:
         return tf.stack([step(inputs, labels, stopping) for step in steps])
 
-    def on_all(batch: PerReplicaBatch) -> tf.Tensor:
+    def on_all_replicas(batch: PerReplicaBatch) -> tf.Tensor:
         return strategy.reduce("SUM", strategy.run(on_each_replica, args=batch), axis=None)
 
-    function = tf.function(on_all, reduce_retracing=True, autograph=False)
+    function = tf.function(on_all_replicas, reduce_retracing=True, autograph=False)
     if devices.local_replicas > 1:
         return function  # type: ignore[no-any-return]  # TensorFlow has no types
-    concrete: TrainStep | None = None
+    concrete: GlobalStep | None = None
 
     def traced_once(batch: PerReplicaBatch) -> tf.Tensor:
-        # For batches of any size: a last one that is smaller is not to be traced again.
+        # For batches of any size, so that a smaller last batch is not traced again.
         nonlocal concrete
         if concrete is None:
             any_size = tuple(tf.TensorSpec((None, *one.shape[1:]), one.dtype) for one in batch)
@@ -112,9 +123,9 @@ def compile_steps(steps: Sequence[OnReplica], devices: Devices) -> TrainStep:
 
 
 class FusedAdam(keras.optimizers.Adam):  # type: ignore[misc]  # Keras has no types
-    """Keras' Adam with TensorFlow's kernel: the same formula in one pass instead of twelve.
+    """Keras' Adam with TensorFlow's kernel: the same formula in one pass over memory instead of twelve.
 
-    With an hidden layer of 1,000 units on 2,048 features, Keras' own takes longer than the gradients.
+    With a hidden layer of 1,000 units on 2,048 features, Keras' own takes longer than the gradients.
     (The name has no leading underscore, because TensorFlow makes a name scope of it.)
 
     Source: https://www.tensorflow.org/api_docs/python/tf/raw_ops/ResourceApplyAdam.

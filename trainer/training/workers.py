@@ -14,11 +14,11 @@ DEFAULT_PORT = 2222
 
 @dataclasses.dataclass(frozen=True)
 class WorkerCluster:
-    """Who trains together.
+    """The workers that train together.
 
     Attributes:
       addresses: HOST:PORT of each worker; the first is the chief.
-      worker: which of them this process is, from 0.
+      worker: index of this process, from 0.
     """
 
     addresses: tuple[str, ...]
@@ -26,11 +26,11 @@ class WorkerCluster:
 
 
 def find_workers(environment: Mapping[str, str]) -> WorkerCluster | None:
-    """Return what the environment says of the workers; None: nothing.
+    """Return the workers that the environment describes; None: it describes none.
 
-    TF_CONFIG is taken as it is. Else a Kubernetes Indexed Job says the same: its pods have the host names
-    JOB-INDEX and the variable JOB_COMPLETION_INDEX, the manifest adds WORKERS, how many they are, and
-    WORKER_SERVICE, the headless Service that gives each an address (and perhaps WORKER_PORT).
+    TF_CONFIG wins. Otherwise a Kubernetes Indexed Job gives the same: its pods have host names JOB-INDEX and
+    the variable JOB_COMPLETION_INDEX. The manifest adds WORKERS, their number, WORKER_SERVICE, the headless
+    Service that gives each an address, and optionally WORKER_PORT.
 
     Source: https://www.tensorflow.org/guide/distributed_training#setting_up_the_tf_config_environment_variable,
     https://kubernetes.io/docs/tasks/job/job-with-pod-to-pod-communication.
@@ -41,9 +41,7 @@ def find_workers(environment: Mapping[str, str]) -> WorkerCluster | None:
         return _from_tf_config(text)
     names = ("JOB_COMPLETION_INDEX", "WORKERS", "WORKER_SERVICE", "HOSTNAME")
     if "WORKERS" not in environment:
-        return (
-            None  # every Indexed Job has an index; only the number of workers says that they train together
-        )
+        return None  # every Indexed Job has an index; only WORKERS says that its pods train together
     missing = [name for name in names if not environment.get(name)]
     if missing:
         raise ConfigError(f"A multi-worker Job needs {', '.join(names)}. Received: no {', '.join(missing)}.")

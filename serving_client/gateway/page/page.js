@@ -1,24 +1,24 @@
 "use strict";
 
-const AT_ONCE = 4; // requests; the others wait here
-const LABELS = 5;
+const MAX_REQUESTS = 4; // at the same time; further pictures wait in the queue
+const LABELS = 5; // per picture
 
 const element = (id) => document.getElementById(id);
 const queue = [];
-let active = 0;
-let asked = 0;
+let active = 0; // requests in flight
+let added = 0; // pictures
 let answered = 0;
 
-async function ask(path, options) {
+async function fetchJson(path, options) {
   let response;
   try {
     response = await fetch(path, options);
   } catch {
-    throw new Error("The gateway does not answer.");
+    throw new Error("The gateway does not answer. Check that it is running.");
   }
   const body = await response.json().catch(() => ({}));
   if (!response.ok) {
-    throw new Error(body.detail || `The gateway answered ${response.status}.`);
+    throw new Error(body.detail || `The gateway answered with status ${response.status}.`);
   }
   return body;
 }
@@ -32,7 +32,7 @@ function showFact(name, value) {
 }
 
 async function showCard() {
-  const model = await ask("v1/model");
+  const model = await fetchJson("v1/model");
   element("title").textContent = document.title = model.name;
   showFact("Version", model.version);
   showFact("Input", `${model.input.width_px} × ${model.input.height_px} px`);
@@ -41,14 +41,14 @@ async function showCard() {
   }
   for (const [split, figures] of Object.entries(model.metrics)) {
     if ("accuracy" in figures) {
-      showFact(`Accuracy, ${split}`, percent(figures.accuracy));
+      showFact(`Accuracy on ${split} data`, percent(figures.accuracy));
     }
   }
-  showFact(`${model.labels.length} labels`, model.labels.join(", "));
+  showFact(`Labels (${model.labels.length})`, model.labels.join(", "));
 }
 
 function percent(value) {
-  return `${(100 * value).toFixed(1)} %`;
+  return `${(100 * value).toFixed(1)}%`;
 }
 
 function add(files) {
@@ -61,34 +61,34 @@ function add(files) {
     result.querySelector("h3").textContent = file.name;
     element("results").prepend(result);
     queue.push({ file, result });
-    asked += 1;
+    added += 1;
   }
-  work();
+  startRequests();
 }
 
-function work() {
-  while (active < AT_ONCE && queue.length) {
+function startRequests() {
+  while (active < MAX_REQUESTS && queue.length) {
     active += 1;
     classify(queue.shift()).finally(() => {
       active -= 1;
       answered += 1;
-      work();
+      startRequests();
     });
   }
-  element("progress").textContent = answered < asked ? `${answered} of ${asked} answered` : "";
+  element("progress").textContent = answered < added ? `${answered} of ${added} classified` : "";
 }
 
 async function classify({ file, result }) {
   const scores = result.querySelector(".scores");
   try {
-    const answer = await ask(`v1/classify?top_k=${LABELS}`, {
+    const answer = await fetchJson(`v1/classify?top_k=${LABELS}`, {
       method: "POST",
       headers: { "Content-Type": "application/octet-stream" },
       body: file,
     });
-    const found = answer.results[0].scores;
-    result.querySelector("img").alt = found[0].label;
-    scores.replaceChildren(...found.map(scoreOf));
+    const best = answer.results[0].scores;
+    result.querySelector("img").alt = best[0].label;
+    scores.replaceChildren(...best.map(scoreItem));
   } catch (error) {
     const item = document.createElement("p");
     item.className = "error";
@@ -97,7 +97,7 @@ async function classify({ file, result }) {
   }
 }
 
-function scoreOf({ label, probability }) {
+function scoreItem({ label, probability }) {
   const item = element("score").content.cloneNode(true).firstElementChild;
   item.querySelector(".label").textContent = label;
   const bar = item.querySelector(".bar");
@@ -111,10 +111,10 @@ function scoreOf({ label, probability }) {
 
 element("files").addEventListener("change", (event) => {
   add(event.target.files);
-  event.target.value = ""; // the same file may be chosen again
+  event.target.value = ""; // so that the same file can be chosen again
 });
 
-// Anywhere on the page, so that a picture beside the frame does not replace the page.
+// Accept pictures anywhere on the page: the browser would open one that is dropped outside the frame.
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   element("drop").classList.add("over");

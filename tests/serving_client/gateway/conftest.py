@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import subprocess
 import sys
 import time
@@ -11,15 +12,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
-from tests.serving_client.answering import free_port
+from tests.serving_client.fake_model_server import free_port
 
 
 @contextlib.contextmanager
 def running(
     server: str, log: Path, *flags: object, model: str = "tiny", env: dict[str, str] | None = None
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Yield the gateway's URL and process, once it answers."""
+    """Yield the gateway's URL and process once it answers."""
     url = f"http://127.0.0.1:{free_port()}"
     argv = [sys.executable, "-m", "serving_client", "gateway", "--server", server, "--model", model]
     argv += ["--port", url.rpartition(":")[2], *map(str, flags)]
@@ -42,12 +44,23 @@ def answers(url: str) -> bool:
         return False
 
 
-@pytest.fixture(scope="module")
+def pictures(image_tree: Path) -> list[Path]:
+    """One picture of each class."""
+    return sorted(image_tree.glob("test/*/000.jpg"))
+
+
+def png(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("gateway") / "log"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def gateway(address: str, log: Path) -> Iterator[str]:
     """URL of a gateway in front of the published version, with small limits."""
     limits = ["--max-images", 4, "--max-body-mb", 8, "--max-megapixels", 1, "--timeout-s", 60]

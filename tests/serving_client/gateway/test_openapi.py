@@ -1,11 +1,11 @@
-"""The gateway against its own description."""
+"""The gateway keeps to its OpenAPI description."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 
-def test_schemathesis_finds_nothing(gateway: str, tmp_path: Path) -> None:
+def test_schemathesis_finds_no_deviation(gateway: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(Path(sys.executable).with_name("schemathesis"), "run", f"{gateway}/openapi.json"),

@@ -1,4 +1,4 @@
-"""The page in a real browser: Chromium from Debian's packages."""
+"""The page in a real browser (Debian's package chromium)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from serving_client import Client
+from tests.serving_client.gateway.conftest import pictures
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCREENSHOTS = Path(__file__).parents[3] / "build" / "page"
@@ -24,7 +25,7 @@ DROP = """([files]) => {
         new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
 }"""
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (Debian's package chromium)")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed (Debian's package chromium)")
 
 
 @pytest.fixture(scope="module")
@@ -38,22 +39,18 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(params=["wide", "phone"])
 def page(browser: Browser, gateway: str, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """The page as it is opened, which asks nobody but the gateway."""
-    asked: list[str] = []
+    """The opened page; it must send requests to the gateway only."""
+    requested: list[str] = []
     with browser.new_context(
         viewport={"width": 1100, "height": 800} if request.param == "wide" else {"width": 390, "height": 844},
         color_scheme="light" if request.param == "wide" else "dark",
     ) as context:
         page = context.new_page()
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requested.append(request.url))
         page.goto(gateway)
         yield page
         page.screenshot(path=SCREENSHOTS / f"{request.node.name}.png", full_page=True)
-    assert all(url.startswith((gateway, "blob:", "data:")) for url in asked), asked
-
-
-def pictures(image_tree: Path) -> list[Path]:
-    return sorted(image_tree.glob("test/*/000.jpg"))[:2]
+    assert all(url.startswith((gateway, "blob:", "data:")) for url in requested), requested
 
 
 def drop(page: Page, paths: list[Path]) -> None:
@@ -61,17 +58,17 @@ def drop(page: Page, paths: list[Path]) -> None:
     page.evaluate(DROP, [files])
 
 
-def test_two_pictures_are_dropped_and_get_their_labels(page: Page, client: Client, image_tree: Path) -> None:
-    paths = pictures(image_tree)
+def test_dropped_pictures_get_their_labels(page: Page, client: Client, image_tree: Path) -> None:
+    paths = pictures(image_tree)[:2]
     drop(page, paths)
     expect(page.locator(".result .scores li:first-child")).to_have_count(2)
-    # The last one that was dropped stands first.
+    # The picture that was dropped last comes first.
     for row, prediction in enumerate(reversed(client.classify(paths, top_k=5))):
         result = page.locator(".result").nth(row)
         for place, score in enumerate(prediction.scores):
             line = result.locator(".scores li").nth(place)
             expect(line.locator(".label")).to_have_text(score.label)
-            expect(line.locator(".percent")).to_have_text(f"{100 * score.probability:.1f} %")
+            expect(line.locator(".percent")).to_have_text(f"{100 * score.probability:.1f}%")
             width = line.locator(".bar div").evaluate(
                 "bar => bar.offsetWidth / bar.parentElement.offsetWidth"
             )
@@ -79,15 +76,15 @@ def test_two_pictures_are_dropped_and_get_their_labels(page: Page, client: Clien
     expect(page.get_by_role("status")).to_be_empty()
 
 
-def test_the_models_card_stands_beside(page: Page, client: Client) -> None:
+def test_shows_the_model_card(page: Page, client: Client) -> None:
     expect(page).to_have_title("tiny")
     card = page.locator("#card")
     expect(card).to_contain_text("32 × 32 px")
     expect(card).to_contain_text(", ".join(client.describe().labels))
 
 
-def test_the_keyboard_is_enough(page: Page, image_tree: Path) -> None:
-    # Chromium needs a moment until it hands its file dialogs over.
+def test_works_with_the_keyboard_alone(page: Page, image_tree: Path) -> None:
+    # Chromium needs a moment before playwright can intercept its file dialog.
     page.on("filechooser", lambda chooser: None)
     page.wait_for_timeout(300)
     page.keyboard.press("Tab")
@@ -95,22 +92,22 @@ def test_the_keyboard_is_enough(page: Page, image_tree: Path) -> None:
     assert page.evaluate("document.activeElement.id") == "files"
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
-    chooser.value.set_files(pictures(image_tree))
+    chooser.value.set_files(pictures(image_tree)[:2])
     expect(page.locator(".result .scores li:first-child")).to_have_count(2)
 
 
-def test_a_file_that_is_no_picture_says_so_and_the_others_are_answered(
+def test_reports_an_invalid_picture_and_classifies_the_others(
     page: Page, image_tree: Path, tmp_path: Path
 ) -> None:
     notes = tmp_path / "<b>notes.jpg"
-    notes.write_text("no image")
-    page.set_input_files("#files", [*pictures(image_tree), notes])
-    expect(page.locator(".error")).to_contain_text("cannot be decoded")
+    notes.write_text("not an image")
+    page.set_input_files("#files", [*pictures(image_tree)[:2], notes])
+    expect(page.locator(".error")).to_contain_text("12 bytes")
     expect(page.locator(".result h3").first).to_have_text("<b>notes.jpg")
     expect(page.locator(".result .scores li:first-child")).to_have_count(2)
 
 
-def test_nothing_is_wider_than_the_window(page: Page, image_tree: Path) -> None:
-    drop(page, pictures(image_tree))
+def test_fits_the_width_of_the_window(page: Page, image_tree: Path) -> None:
+    drop(page, pictures(image_tree)[:2])
     expect(page.locator(".result .scores li:first-child")).to_have_count(2)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -11,18 +11,18 @@ from PIL import Image
 
 from trainer import run
 from trainer.errors import DataError, StorageError
-from trainer.report.evaluate import evaluate_version
+from trainer.report import evaluate_version
 
 
 @pytest.fixture
 def photos(image_tree: Path, tmp_path: Path) -> Path:
-    """The test split, 12 pictures, as a copy that a test may spoil."""
+    """A copy of the test split, 12 images, that a test may change."""
     return Path(shutil.copytree(image_tree / "test", tmp_path / "photos"))
 
 
 @pytest.fixture
 def model(published: run.Published, tmp_path: Path) -> Path:
-    """The published version as the only one of a model directory of its own."""
+    """A copy of the published version, alone in a model directory."""
     shutil.copytree(published.path, tmp_path / "models" / "tiny" / "1")
     return tmp_path / "models" / "tiny"
 
@@ -32,7 +32,7 @@ def figures_of(html: Path) -> dict[str, Any]:
     return figures
 
 
-def test_the_served_model_is_as_good_as_the_run_has_said(
+def test_the_served_model_has_the_metrics_of_its_run(
     published: run.Published, image_tree: Path, tmp_path: Path
 ) -> None:
     metrics, html = evaluate_version(published.path, image_tree / "validation", tmp_path / "out")
@@ -45,7 +45,7 @@ def test_the_served_model_is_as_good_as_the_run_has_said(
     assert split["loss"] == metrics.loss
 
 
-def test_the_report_lies_beside_the_version_and_names_it(model: Path, photos: Path) -> None:
+def test_the_report_is_written_beside_the_version_and_names_it(model: Path, photos: Path) -> None:
     _, html = evaluate_version(model, photos)
     assert html.parent.parent == model / ".evaluations"
     assert re.fullmatch(r"1-\d{8}T\d{6}Z-[0-9a-f]{4}", html.parent.name)
@@ -53,13 +53,13 @@ def test_the_report_lies_beside_the_version_and_names_it(model: Path, photos: Pa
     assert figures["title"] == "tiny, version 1, on photos"
     assert figures["facts"]["backbone"] == "vgg16, weights vgg16.weights.h5"
     assert figures["history"] == []
-    phases = {phase["name"]: phase["images"] for phase in figures["phases"]}
-    assert phases == {"loading the version": None, "reading the images": 12, "inference": 12}
+    stages = {stage["name"]: stage["images"] for stage in figures["stages"]}
+    assert stages == {"loading the version": None, "reading the images": 12, "inference": 12}
     assert evaluate_version(model, photos)[1].parent != html.parent
 
 
-def test_the_order_of_the_outputs_is_that_of_the_card(model: Path, photos: Path) -> None:
-    """Not that of the folders' names: labels of a pre-trained network are not sorted."""
+def test_the_model_card_orders_the_outputs(model: Path, photos: Path) -> None:
+    """The folders do not: the labels of a pre-trained network are not sorted."""
     before, _ = evaluate_version(model, photos)
     card = model / "1" / "assets.extra" / "model_card.json"
     content = json.loads(card.read_text(encoding="utf-8"))
@@ -73,7 +73,7 @@ def test_the_order_of_the_outputs_is_that_of_the_card(model: Path, photos: Path)
     assert figures_of(html)["splits"]["photos"]["classes"] == content["labels"]
 
 
-def test_the_runs_own_images_are_recognized(model: Path, image_tree: Path) -> None:
+def test_the_images_of_the_run_are_recognized(model: Path, image_tree: Path) -> None:
     figures = figures_of(evaluate_version(model, image_tree / "test")[1])
     assert "the same as the run's test split" in figures["facts"]["images"]
     assert figures["warnings"] == []
@@ -81,42 +81,41 @@ def test_the_runs_own_images_are_recognized(model: Path, image_tree: Path) -> No
     assert "trained on" in warning
 
 
-def test_one_picture_under_two_classes_is_warned_of(model: Path, photos: Path) -> None:
+def test_an_image_in_two_classes_is_a_warning(model: Path, photos: Path) -> None:
     shutil.copyfile(photos / "sun" / "000.jpg", photos / "moon" / "copy.jpg")
     (warning,) = figures_of(evaluate_version(model, photos)[1])["warnings"]
-    assert "1 of the photos images lie under another class too" in warning
+    assert "1 of the photos images" in warning
 
 
 def test_a_missing_and_an_unknown_class_are_named(model: Path, photos: Path) -> None:
     (photos / "sun").rename(photos / "star")
-    with pytest.raises(
-        DataError,
-        match=r"class of tiny version 1\. Received: no folder for sun; folders of no class: star\. Rename",
-    ):
+    with pytest.raises(DataError) as caught:
         evaluate_version(model, photos)
+    for part in (str(photos), "no folder for sun", "star"):
+        assert part in str(caught.value)
     assert not (model / ".evaluations").exists()
 
 
-def test_every_picture_that_cannot_be_decoded_is_named(model: Path, photos: Path) -> None:
+def test_every_image_that_cannot_be_decoded_is_named(model: Path, photos: Path) -> None:
     broken = [photos / "sun" / "000.jpg", photos / "fish" / "001.jpg"]
     for path in broken:
         path.write_bytes(b"\xff\xd8\xff\xe0 cut off")
-    with pytest.raises(DataError, match="2 of 12 images cannot be used") as caught:
+    with pytest.raises(DataError, match="2 of 12 images") as caught:
         evaluate_version(model, photos, photos.parent / "out" / "report")
     for path in broken:
         assert str(path) in str(caught.value)
-    assert "--on-invalid-image" not in str(caught.value)  # which is a flag of another command
+    assert "--on-invalid-image" not in str(caught.value)  # a flag of another command
     assert not (photos.parent / "out" / "report").exists()
 
 
-def test_a_picture_of_no_known_format_is_named(model: Path, photos: Path) -> None:
+def test_an_image_of_an_unsupported_format_is_named(model: Path, photos: Path) -> None:
     Image.new("RGB", (8, 8)).save(photos / "sun" / "new.webp")
     (photos / "sun" / "new.webp").rename(photos / "sun" / "new.png")
-    with pytest.raises(DataError, match=r"sun/new\.png \(no JPEG, PNG, BMP or GIF\)"):
+    with pytest.raises(DataError, match=r"sun/new\.png"):
         evaluate_version(model, photos)
 
 
-def test_what_lies_in_the_output_stays_when_the_images_are_refused(model: Path, photos: Path) -> None:
+def test_an_existing_output_directory_stays_when_an_image_is_invalid(model: Path, photos: Path) -> None:
     output = photos.parent / "out"
     output.mkdir()
     (photos / "sun" / "000.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")

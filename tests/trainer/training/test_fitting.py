@@ -15,7 +15,7 @@ from trainer.runtime.stopping import Stop
 from trainer.training.distribution import Devices, mirrored_devices
 from trainer.training.features.cache import FeatureExamples
 from trainer.training.fitting import Training
-from trainer.training.loop import Epoch, Loop, Phase
+from trainer.training.loop import Epoch, Loop, Phase, best_epoch
 from trainer.training.step import StepOptions
 
 
@@ -229,10 +229,10 @@ def test_equal_accuracy_is_decided_by_the_loss() -> None:
     def epoch(val_accuracy: float, val_loss: float) -> Epoch:
         return Epoch("head", 1, 0.0, 0.0, val_loss, val_accuracy, 0.0)
 
-    assert epoch(0.8, 0.5).is_better_than(epoch(0.8, 0.6))
-    assert not epoch(0.8, 0.6).is_better_than(epoch(0.8, 0.6))
-    assert not epoch(0.7, 0.1).is_better_than(epoch(0.8, 0.6))
-    assert epoch(0.0, 9.0).is_better_than(None)
+    better = epoch(0.8, 0.5)
+    assert best_epoch([epoch(0.7, 0.1), epoch(0.8, 0.6), better, epoch(0.8, 0.6)]) is better
+    first = epoch(0.8, 0.5)
+    assert best_epoch([first, epoch(0.8, 0.5)]) is first
 
 
 def test_a_loss_that_is_no_number_ends_the_run(fit: Fit) -> None:

@@ -1,12 +1,12 @@
-"""The frozen layers' output for each image, kept on disk: computed once, whatever is trained on it.
+"""The feature cache: the frozen layers' output for each image, on disk, computed once for all runs.
 
-CACHE_DIR/KEY/content.json     what decides the content; KEY is its hash
+CACHE_DIR/KEY/content.json     everything that decides a row except the image; KEY is its hash
 CACHE_DIR/KEY/SHARD.npy        rows of activations, (rows, *shape)
-CACHE_DIR/KEY/SHARD.json       which images these are, and a checksum; written last: without it a shard
-                               does not exist
+CACHE_DIR/KEY/SHARD.json       the images of these rows, and a checksum; a shard counts only with this file,
+                               which is written last
 
-A row is known by its image's bytes, not by its name or place: files may be moved, splits changed, and
-later runs, also of other models, find what they need.
+A row's key is a hash of its image's bytes. Files may be renamed and moved between splits, and later runs, of
+other models too, still find their rows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from trainer.runtime import storage
 _log = logging.getLogger(__name__)
 
 IN_MEMORY_BYTES = 2**30
-"""Activations of a split up to this size are read once; larger ones stay mapped to their files."""
+"""A split's activations up to this size are read into memory; larger ones stay mapped to their files."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,17 +42,17 @@ class _Row:
 
 
 class FeatureCache:
-    """The rows of one frozen output: what `content` says, of one shape and dtype."""
+    """The stored rows of one output of the frozen layers."""
 
     def __init__(self, cache_dir: Path, content: Mapping[str, Any], shape: Sequence[int], dtype: str) -> None:
         """Open or create the cache.
 
         Args:
-          content: everything that decides a row's numbers, but for the image's bytes and the view.
+          content: everything that decides a row's numbers, except the image's bytes and the view.
           shape: of one row.
           dtype: "float16" or "float32".
         Raises:
-          StorageError: the directory cannot be made or read.
+          StorageError: the directory cannot be created or read.
         """
         content = {**content, "shape": list(shape), "dtype": dtype, "format": 1}
         text = json.dumps(content, indent=2, sort_keys=True)
@@ -63,7 +63,7 @@ class FeatureCache:
         self._shards: dict[str, np.ndarray] = {}
         with storage.explain_errors("The feature cache cannot be used", self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-            storage.remove_partial(self.directory, older_than_s=3600)  # not what others are writing now
+            storage.remove_partial(self.directory, older_than_s=3600)  # others may be writing newer
             if not (self.directory / "content.json").exists():
                 storage.write_atomically(self.directory / "content.json", text)
         self.refresh()
@@ -74,7 +74,7 @@ class FeatureCache:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def refresh(self) -> None:
-        """See the shards that were completed since, by this or another process."""
+        """Load the shards that this or another process has completed since."""
         with storage.explain_errors("The feature cache cannot be read", self.directory):
             names = sorted(path.stem for path in self.directory.glob("*.json") if path.stem != "content")
             new = [name for name in names if name not in self._shards]
@@ -87,7 +87,7 @@ class FeatureCache:
             self._rows.update({key: _Row(name, index) for index, key in enumerate(keys)})
 
     def _open(self, name: str) -> tuple[list[str], np.ndarray] | None:
-        """Map one shard; what is not exactly what was written is removed, and computed again."""
+        """Map one shard to memory; remove it if it is damaged, so that its rows are computed again."""
         try:
             index = json.loads((self.directory / f"{name}.json").read_text(encoding="utf-8"))
             rows = np.load(self.directory / f"{name}.npy", mmap_mode="r")
@@ -97,19 +97,19 @@ class FeatureCache:
                 return keys, rows
         except FileNotFoundError:
             pass
-        except (ValueError, KeyError, TypeError, EOFError):  # no JSON, no array, or not all of it
+        except (ValueError, KeyError, TypeError, EOFError):  # not JSON, not an array, or cut off
             pass
-        _log.warning("feature cache: shard %s in %s is damaged; it is computed again", name, self.directory)
+        _log.warning("feature cache: shard %s in %s is damaged and is computed again", name, self.directory)
         for suffix in ("json", "npy"):
             (self.directory / f"{name}.{suffix}").unlink(missing_ok=True)
         return None
 
     def has(self, key: str) -> bool:
-        """Whether the row is stored."""
+        """Return whether the row is stored."""
         return key in self._rows
 
     def add(self, keys: Sequence[str], rows: np.ndarray) -> None:
-        """Store one shard, whole or not at all.
+        """Store one shard atomically.
 
         Args:
           rows: float32 (len(keys), *shape).
@@ -117,7 +117,7 @@ class FeatureCache:
           StorageError: the volume is full or read-only.
           ConfigError: float16 cannot hold these numbers.
         """
-        with np.errstate(over="ignore"):  # it is looked for in the next line
+        with np.errstate(over="ignore"):  # the next line checks for it
             stored = rows.astype(self.dtype)
         if not np.isfinite(stored).all() and np.isfinite(rows).all():
             raise ConfigError(
@@ -127,7 +127,7 @@ class FeatureCache:
         name = secrets.token_hex(8)  # other processes may be writing at the same time
         index = json.dumps({"keys": list(keys), "crc32": zlib.crc32(np.ascontiguousarray(stored).data)})
         with storage.explain_errors("The feature cache cannot take a shard", self.directory):
-            array = io.BytesIO()  # into a file, NumPy would not say why it cannot be written
+            array = io.BytesIO()  # NumPy hides why it cannot write to a file
             np.save(array, stored, allow_pickle=False)
             storage.write_atomically(
                 self.directory / f"{name}.npy", lambda file: file.write(array.getbuffer())
@@ -135,16 +135,16 @@ class FeatureCache:
             storage.write_atomically(self.directory / f"{name}.json", index)
 
     def rows(self, keys: Sequence[str]) -> np.ndarray | StoredRows:
-        """Return the rows of these keys, in their order; in memory, if they are few.
+        """Return the rows of these keys in their order, in memory if they are small.
 
         Raises:
-          StorageError: some are not there, because another worker stores to another place.
+          StorageError: rows are missing, because another worker stores to another directory.
         """
         missing = sum(key not in self._rows for key in keys)
         if missing:
             raise StorageError(
-                f"The feature cache {self.directory} must hold what every worker has computed. Received: "
-                f"{missing} of {len(keys)} rows missing. Check that all workers see the same --cache-dir."
+                f"The feature cache {self.directory} must hold the rows of every worker. Received: "
+                f"{missing} of {len(keys)} rows are missing. Check that all workers see the same --cache-dir."
             )
         places = [self._rows[key] for key in keys]
         names, shard = np.unique([place.shard for place in places], return_inverse=True)
@@ -158,12 +158,12 @@ class FeatureCache:
 
 @dataclasses.dataclass(frozen=True)
 class StoredRows:
-    """Rows that lie in several arrays.
+    """Rows that are spread over several arrays.
 
     Attributes:
       shards: arrays of one dtype and row shape, in memory or mapped to files.
-      shard: of each row, the number of its array.
-      index: of each row, its place there.
+      shard: for each row, the number of its array.
+      index: for each row, its place in that array.
     """
 
     shards: Sequence[np.ndarray]
@@ -187,7 +187,7 @@ class FeatureExamples:
     Attributes:
       features: float16 or float32 (views × count, …), an array or `StoredRows`.
       labels: int32 (count,), one per image.
-      views: how many examples there are of each image.
+      views: number of examples of each image.
     """
 
     features: np.ndarray | StoredRows
@@ -202,7 +202,7 @@ class FeatureExamples:
 
 
 def example_keys(examples: ImageExamples) -> list[str]:
-    """Return the key of each example: the image's bytes and, of a copy, how it was augmented."""
+    """Return the key of each example: a hash of the image's bytes and, for a copy, of its augmentation."""
     augmented = json.dumps([DESCRIPTION, examples.seed])
     suffix = hashlib.sha256(augmented.encode()).hexdigest()[:8]
     digests = examples.images.digests

@@ -1,4 +1,4 @@
-"""Run the frozen layers over the images that the feature cache does not know yet, each once."""
+"""Run the frozen layers once over each image that the feature cache does not have yet."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import numpy as np
 from trainer.data import ImageExamples
 from trainer.runtime import progress, storage
 from trainer.runtime.stopping import Stop
-from trainer.training.distribution import Devices, Forward
+from trainer.training.devices import Devices
 from trainer.training.features.cache import FeatureCache, FeatureExamples, example_keys
+from trainer.training.forward import Forward
 
 _PROBED_SIZES = (8, 16, 32, 64)
 _PROBED_IMAGES = 64
@@ -24,11 +25,11 @@ _UNPROBED_SIZE = 16
 _SHARD_BYTES = 64 * 2**20
 _SHARD_ROWS = 512
 _SHARD_SECONDS = 30
-"""A shard is written when it has that many bytes, rows, or is that old: what a crash can cost."""
+"""A shard is written at this many bytes or rows, or at this age: the most that a crash loses."""
 
 
 def weights_fingerprint(network: keras.Model) -> str:
-    """Return SHA-256 (hex) over the network's variables: what file they were loaded from does not matter."""
+    """Return SHA-256 (hex) over the network's variables, whichever file they were loaded from."""
     total = hashlib.sha256()
     for variable in network.weights:
         total.update(np.ascontiguousarray(variable.numpy()).data)
@@ -36,22 +37,22 @@ def weights_fingerprint(network: keras.Model) -> str:
 
 
 class Extraction:
-    """The frozen network, and how fast it has been.
+    """Runs the frozen network, at the batch size that is fastest.
 
     Attributes:
-      images: how many images and copies have gone through it on this worker.
+      images: number of images and copies that went through it on this worker.
     """
 
     def __init__(
-        self, forward: Callable[[], Forward], devices: Devices, batch_size: int | None, stop: Stop
+        self, make_forward: Callable[[], Forward], devices: Devices, batch_size: int | None, stop: Stop
     ) -> None:
-        """Set up.
+        """Set up the extraction.
 
         Args:
-          forward: makes what turns images into one or more outputs; called if there is anything to compute.
-          batch_size: images per step on this worker; None: what a probe on the first images finds fastest.
+          make_forward: builds the network's forward pass; called if there is anything to compute.
+          batch_size: images per step on this worker; None: a probe on the first images finds the fastest.
         """
-        self._make_forward = forward
+        self._make_forward = make_forward
         self._devices = devices
         self._batch_size = batch_size
         self._stop = stop
@@ -60,7 +61,7 @@ class Extraction:
     def store(
         self, examples: ImageExamples, caches: Sequence[FeatureCache], description: str
     ) -> list[FeatureExamples]:
-        """Compute what is missing, each worker its share, and return what is then stored.
+        """Compute the rows that are missing, each worker its shard, and return all rows of the split.
 
         Args:
           caches: one for each output of the network.
@@ -69,15 +70,15 @@ class Extraction:
           For each cache, the split's examples.
         Raises:
           StorageError: a cache's volume is full, or is not the same for all workers.
-          StoppedError: SIGTERM came; what is complete is stored.
+          StoppedError: SIGTERM came; complete rows are stored.
         """
         keys = example_keys(examples)
         wanted = _missing(keys, caches)
         for cache in caches:
             storage.check_space(cache.directory, len(wanted) * cache.row_bytes, "The feature cache")
-        # Every worker has looked before any adds to what there is, so that all deal out the same images.
+        # Every worker has looked before any of them stores a row, so that all shard the same images.
         self._devices.wait_for_all(f"{len(wanted)} images to compute")
-        mine = self._devices.share(wanted)
+        mine = self._devices.worker_shard(wanted)
         with progress.bar(f"frozen layers, {description}", len(mine)) as advance:
             self._compute(examples, keys, mine, caches, advance)
         self._devices.wait_for_all()
@@ -113,7 +114,7 @@ class Extraction:
             shard.write()
 
     def _parts(self, mine: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-        """Yield examples with a batch size; the first ones serve to find the fastest, and are kept."""
+        """Yield examples with a batch size; the first parts also measure which size is fastest."""
         if self._batch_size is None and len(mine) >= _WORTH_PROBING:
             yield mine[:8], 8  # traces the network
             mine = mine[8:]
@@ -129,7 +130,7 @@ class Extraction:
 
 
 def _missing(keys: Sequence[str], caches: Sequence[FeatureCache]) -> np.ndarray:
-    """Return the first example of each key that is not in all caches, int (M,)."""
+    """Return the first example of each key that a cache lacks, int (M,)."""
     first_with_key: dict[str, int] = {}
     for example, key in enumerate(keys):
         if not all(cache.has(key) for cache in caches):
@@ -138,7 +139,7 @@ def _missing(keys: Sequence[str], caches: Sequence[FeatureCache]) -> np.ndarray:
 
 
 class _Shard:
-    """Rows on their way to the caches."""
+    """Rows that are not stored yet."""
 
     def __init__(self, caches: Sequence[FeatureCache]) -> None:
         self._caches = caches

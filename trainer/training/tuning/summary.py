@@ -1,4 +1,4 @@
-"""What a person sees of a search: its table on the terminal, and a plot beside the files for programs."""
+"""The summary of a search: a table on the terminal, a plot, and the files that programs read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_trials(directory: Path, config: TrainConfig, table: Sequence[Trial]) -
     """Write trials.csv, trials.png and trials.json, the trials best first.
 
     Raises:
-      StorageError: the directory does not take them.
+      StorageError: the directory cannot take them.
     """
     with storage.explain_errors("The trials cannot be written", directory):
         storage.write_atomically(directory / "trials.csv", trials_csv(table))
@@ -37,13 +37,13 @@ def write_trials(directory: Path, config: TrainConfig, table: Sequence[Trial]) -
 
 
 def _plot(table: Sequence[Trial]) -> Figure:
-    """Draw validation accuracy by learning rate: a panel for each hidden units, a line for each dropout."""
+    """Draw validation accuracy by learning rate: a panel for each hidden layer, a line for each dropout."""
     hidden_unit_counts = sorted({trial.hidden_units for trial in table})
     figure = Figure(figsize=(1.6 + 3.4 * len(hidden_unit_counts), 4.4), layout="constrained")
     panels = figure.subplots(1, len(hidden_unit_counts), sharex=True, sharey=True, squeeze=False)[0]
     for axes, hidden_units in zip(panels, hidden_unit_counts, strict=True):
         _draw_panel(axes, [trial for trial in table if trial.hidden_units == hidden_units], table[0])
-        axes.set_title(f"hidden units {hidden_units}" if hidden_units else "no hidden layer")
+        axes.set_title(f"{hidden_units} hidden units" if hidden_units else "no hidden layer")
     panels[0].set_ylabel("validation accuracy")
     panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     figure.supxlabel("learning rate", fontsize="medium")
@@ -81,7 +81,7 @@ def _draw_panel(axes: Axes, panel: Sequence[Trial], winner: Trial) -> None:
 
 
 def print_summary(directory: Path, config: TrainConfig, ranked: Sequence[Trial]) -> None:
-    """Print the best trials on stdout, and how the winner is trained."""
+    """Print the best trials, and the command that trains with the best one."""
     shown = ranked[:_SHOWN]
     title = f"The best {len(shown)} of {len(ranked)} trials, on {shown[0].count} validation images"
     table = Table(box=box.SIMPLE_HEAD, title=title)
@@ -95,7 +95,7 @@ def print_summary(directory: Path, config: TrainConfig, ranked: Sequence[Trial])
     command += ["--name", config.name, "--from-trial", "best"]
     # Not through the console, which would break the lines at the terminal's width.
     print(f"All trials: {directory}/trials.json, trials.csv, trials.png")
-    print(f"Train the winner: {shlex.join(command)}")
+    print(f"Train with the best trial: {shlex.join(command)}")
 
 
 def _cells(trial: Trial) -> list[str]:

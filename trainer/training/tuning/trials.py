@@ -1,6 +1,6 @@
-"""The trials of `python -m trainer tune`: what is tried, their table, and the settings of one of them.
+"""The trials of `python -m trainer tune`: their table on disk, and the settings of one of them.
 
-MODEL_DIR/NAME/.tune/trials.json   the settings that were tuned, and all trials, best first
+MODEL_DIR/NAME/.tune/trials.json   the tuned settings, and all trials, best first
 MODEL_DIR/NAME/.tune/trials.csv    the same table
 MODEL_DIR/NAME/.tune/trials.png    the same as a plot
 """
@@ -23,20 +23,19 @@ from trainer.errors import ConfigError
 TRIALS_JSON = "trials.json"
 
 _NOT_OF_A_TRIAL = frozenset({"model_dir", "name", "run_id"})
-"""Settings of the tuned configuration that `train` takes from its own flags: where the trials lie is said
-there, and a run's name is for one run."""
+"""Settings that `train` takes from its own flags: where the trials are, and the name of its own run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One combination, and how good its best epoch was.
+    """One combination of the grid, and the figures of its best epoch.
 
     Attributes:
-      number: from 1, in the order in which they were tried.
-      best_epoch: from 1; None, as the figures after it, if the trial diverged.
+      number: from 1, in the order of training.
+      best_epoch: from 1; it and the figures after it are None if the trial diverged.
       val_loss: mean over the validation images.
       correct: of `count` validation images.
-      seconds: of building and training; its share, where trials were trained side by side.
+      seconds: of building and training; parallel trials share theirs equally.
       note: why there are no figures.
     """
 
@@ -54,12 +53,12 @@ class Trial:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What distinguishes the trial, as settings of a `TrainConfig`."""
+        """The combination, as settings of a `TrainConfig`."""
         return {key: getattr(self, key) for key in ("learning_rate", "hidden_units", "dropout")}
 
     @property
-    def in_words(self) -> str:
-        """How good it was."""
+    def outcome(self) -> str:
+        """Its figures in words, or why there are none."""
         if self.val_accuracy is None:
             return self.note
         correct = f"{self.correct} of {self.count}"
@@ -67,7 +66,7 @@ class Trial:
 
 
 def rank_trials(trials: Iterable[Trial]) -> list[Trial]:
-    """Return the trials, best first: by validation accuracy, ties by loss; those that diverged last."""
+    """Return the trials, best first: by validation accuracy, then by loss; diverged ones last."""
 
     def rank(trial: Trial) -> tuple[float, float, int]:
         if trial.val_accuracy is None or trial.val_loss is None:
@@ -78,18 +77,18 @@ def rank_trials(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def trials_directory(model_dir: Path, name: str) -> Path:
-    """Return where the trials of a model lie."""
+    """Return the directory of a model's trials."""
     return model_dir / name / ".tune"
 
 
 def trials_json(tuned: TrainConfig, trials: Sequence[Trial]) -> str:
-    """Return the content of trials.json; the trials stay in the order given."""
+    """Return the content of trials.json, with the trials in the given order."""
     table = [dataclasses.asdict(trial) for trial in trials]
     return json.dumps({"config": json.loads(tuned.to_json()), "trials": table}, indent=2)
 
 
 def trials_csv(trials: Sequence[Trial]) -> str:
-    """Return the table as CSV with a line of names; what a diverged trial has not is empty."""
+    """Return the table as CSV with a header; missing figures are empty."""
     text = io.StringIO()
     table = csv.DictWriter(text, [field.name for field in dataclasses.fields(Trial)], lineterminator="\n")
     table.writeheader()
@@ -98,7 +97,7 @@ def trials_csv(trials: Sequence[Trial]) -> str:
 
 
 def trial_settings(model_dir: Path, name: str, chosen: str) -> dict[str, Any]:
-    """Return the settings with which `train` does what a trial did.
+    """Return the settings with which `train` repeats a trial.
 
     Args:
       chosen: "best", or a trial's number.
@@ -106,14 +105,14 @@ def trial_settings(model_dir: Path, name: str, chosen: str) -> dict[str, Any]:
       Values of `TrainConfig`'s fields: the tuned configuration with the trial's combination, but without
       model_dir, name and run_id.
     Raises:
-      ConfigError: there are no trials, not this one, it diverged, or the file cannot be read.
+      ConfigError: there are no trials, or not this one; or it diverged; or the file cannot be read.
     """
     path = trials_directory(model_dir, name) / TRIALS_JSON
     tuned, table = _read(path)
     trial = _find(path, table, chosen)
     if trial.val_accuracy is None:
         raise ConfigError(
-            f"--from-trial {chosen}: a trial that has learnt something must be named. Received: trial "
+            f"--from-trial {chosen}: the trial must not have diverged. Received: trial "
             f"{trial.number} of {path}, {trial.note}. Choose another number, or tune with other values."
         )
     return {key: value for key, value in tuned.items() if key not in _NOT_OF_A_TRIAL} | trial.settings
@@ -131,7 +130,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Trial]]:
         ) from None
     except OSError as error:
         raise ConfigError(f"--from-trial: {path} cannot be read: {error.strerror}.") from error
-    # No JSON, no UTF-8, or not what `to_json` writes: of another version of the trainer, or by another hand.
+    # Not JSON, not UTF-8, or not what `trials_json` writes: from another version of the trainer, or edited.
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(

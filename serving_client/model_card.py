@@ -1,0 +1,72 @@
+"""The model card: the JSON in which an exported model describes its labels, input and training.
+
+The trainer writes the card; the signature `describe` returns it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from serving_client import resizing
+from serving_client.errors import ServerError
+from serving_client.preprocessing import MODES, InputSpec
+
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCard:
+    """The card of one model version.
+
+    Attributes:
+      name: the model's name when it was published.
+      version: the number under which the server has it, at least 1.
+      labels: class names in the order of the outputs.
+      input: size and preprocessing of images.
+      raw: the whole card as published: backbone, data, metrics, config, packages, ...
+    """
+
+    name: str
+    version: int
+    labels: tuple[str, ...]
+    input: InputSpec
+    raw: Mapping[str, Any]
+
+
+def parse_model_card(text: bytes) -> ModelCard:
+    """Parse the JSON that the signature `describe` returns.
+
+    Raises:
+      ServerError: the text is not a model card, or this client does not support its schema or its input.
+    """
+    try:
+        raw = json.loads(text)
+        if raw["schema_version"] != SCHEMA_VERSION:
+            raise ServerError(
+                f"This client reads model cards of schema_version {SCHEMA_VERSION}. "
+                f"Received: {raw['schema_version']}. Install the client of the trainer's release."
+            )
+        spec = raw["input"]
+        known = spec["preprocessing"] in MODES and spec["resize_filter"] in resizing.FILTERS
+        if not known or spec["channels"] != "RGB":
+            raise ServerError(
+                f"This client cannot produce the input that the model card requires. Received: {spec}. "
+                "Install the client of the trainer's release."
+            )
+        return ModelCard(
+            name=raw["name"],
+            version=int(raw["version"]),
+            labels=tuple(raw["labels"]),
+            input=InputSpec(
+                int(spec["height_px"]), int(spec["width_px"]), spec["preprocessing"], spec["resize_filter"]
+            ),
+            raw=raw,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ServerError(
+            f"'describe' must return a model card. Received something else ({error!r}). Check that "
+            "`python -m trainer` published this model."
+        ) from error

@@ -1,0 +1,82 @@
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+from local_server.configuration import ConfigurationError
+from local_server.server import Server, Settings
+from tests.local_server.tiny_versions import predict, publish
+
+MODELS = 'model_config_list {{ config {{ name: "m" base_path: "{}" }} }}'
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[Settings], Server]]:
+    """Run servers in threads of this process until the test ends."""
+    stop = threading.Event()
+    threads = []
+
+    def run(settings: Settings) -> Server:
+        server = Server(settings)
+        threads.append(threading.Thread(target=server.run, args=(stop,)))
+        threads[-1].start()
+        return server
+
+    yield run
+    stop.set()
+    for thread in threads:
+        thread.join()
+    gc.unfreeze()  # a server freezes all objects of its process
+
+
+def test_a_broken_model_configuration_keeps_the_previous_one_until_it_is_fixed(
+    tmp_path: Path, start: Callable[[Settings], Server], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    publish(tmp_path / "a", 1)
+    publish(tmp_path / "b", 2)
+    config = tmp_path / "models.config"
+    config.write_text(MODELS.format(tmp_path / "a"))
+    server = start(
+        Settings(port=0, model_config_file=config, model_config_poll_s=0.05, file_system_poll_s=0.05)
+    )
+    with grpc.insecure_channel(f"localhost:{server.port}") as channel:
+        grpc.channel_ready_future(channel).result(timeout=60)
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        assert predict(stub) == (1.0, 1)
+        time.sleep(0.3)  # several polls
+        assert caplog.text.count("Configured models") == 1
+        config.write_text("model_config_list {")
+        deadline = time.monotonic() + 30
+        while str(config) not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert predict(stub) == (1.0, 1)
+        config.write_text(MODELS.format(tmp_path / "b"))
+        while predict_or_unavailable(stub) != (2.0, 2):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def predict_or_unavailable(
+    stub: prediction_service_pb2_grpc.PredictionServiceStub,
+) -> tuple[float, int] | None:
+    """A model whose base path changed has no version until the next poll."""
+    try:
+        return predict(stub)
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.NOT_FOUND
+        return None
+
+
+def test_a_server_cannot_start_with_a_broken_model_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "models.config"
+    config.write_text("model_config_list {")
+    with pytest.raises(ConfigurationError, match=str(config)):
+        Server(Settings(port=0, model_config_file=config))

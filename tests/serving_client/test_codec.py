@@ -1,0 +1,83 @@
+import json
+
+import grpc
+import numpy as np
+import pytest
+
+from serving_client import (
+    DeadlineExceeded,
+    ImageError,
+    InvalidRequest,
+    ModelNotFound,
+    Prediction,
+    ServerError,
+    ServerUnavailable,
+    ServingError,
+    codec,
+    errors,
+)
+from serving_client.model_card import parse_model_card
+from tests.serving_client.fake_model_server import card
+
+CARD = json.dumps(card(96)).encode()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, InvalidRequest),
+        (grpc.StatusCode.FAILED_PRECONDITION, InvalidRequest),
+        (grpc.StatusCode.NOT_FOUND, ModelNotFound),
+        (grpc.StatusCode.UNAVAILABLE, ServerUnavailable),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, ServerUnavailable),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded),
+        (grpc.StatusCode.INTERNAL, ServerError),
+    ],
+)
+def test_each_status_has_its_error(code: grpc.StatusCode, kind: type[ServingError]) -> None:
+    assert type(codec.error_for_status(code, "", "host:1", "m")) is kind
+
+
+@pytest.mark.parametrize("code", grpc.StatusCode)
+def test_every_status_becomes_a_one_line_error_that_names_it(code: grpc.StatusCode) -> None:
+    error = codec.error_for_status(code, "details\nof two lines", "host:1", "m")
+    assert isinstance(error, ServingError)
+    assert "\n" not in str(error)
+    for fact in (code.name, "host:1", "'m'", "details of two lines"):
+        assert fact in str(error)
+
+
+def test_errors_have_one_base() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert len(kinds) == 7
+    assert all(issubclass(kind, ServingError) for kind in kinds)
+
+
+def test_an_image_that_the_model_cannot_decode_is_an_error_in_its_row() -> None:
+    probabilities = np.array([[0.25, 0.75], [np.nan, np.nan]], np.float32)
+    first, second = codec.top_predictions(probabilities, parse_model_card(CARD), top_k=1)
+    assert isinstance(first, Prediction) and first.label == "b"
+    assert isinstance(second, ImageError)
+
+
+def test_equal_probabilities_come_in_the_order_of_the_labels() -> None:
+    (tie,) = codec.top_predictions(np.full((1, 2), 0.5, np.float32), parse_model_card(CARD), top_k=2)
+    assert isinstance(tie, Prediction)
+    assert [score.label for score in tie.scores] == ["a", "b"]
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (2,), (1, 2, 1)])
+def test_refuses_probabilities_that_do_not_fit_the_labels(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ServerError):
+        codec.top_predictions(np.zeros(shape, np.float32), parse_model_card(CARD), top_k=1)
+
+
+def test_refuses_bytes_that_are_not_the_expected_message() -> None:
+    for decode in (codec.decode_predict_response, codec.decode_status_response):
+        with pytest.raises(ServerError, match="4 bytes"):
+            decode(b"\xff\xff\xff\xff")
+
+
+def test_refuses_to_send_a_dtype_that_is_not_supported() -> None:
+    with pytest.raises(InvalidRequest, match="'x'.*complex64"):
+        codec.encode_predict_request("m", "s", {"x": np.zeros(1, np.complex64)})
