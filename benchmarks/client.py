@@ -218,7 +218,7 @@ class InstantClient(Client):
 
     def send(self, call: Call) -> bytes:
         """Answer the call."""
-        return stub_server.answer(call.request, self._card_json)
+        return stub_server.respond(call.request, self._card_json)
 
 
 def environments(work: Path, workload: Workload) -> dict[str, float]:

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import figures, server_load
-from serving_client import card, codec, preprocessing
+from serving_client import codec, preprocessing
+from serving_client.model_card import parse_model_card
 from serving_client.preprocessing import InputSpec
 
 LIMITS: figures.Limits = {"first_over_median": ("<=", 1.5), "batched_over_floor": (">=", 0.85)}
@@ -118,7 +119,7 @@ def publish(work: Path, workload: Workload, weights: str) -> tuple[Path, Path]:
 
 def input_of(version: Path) -> InputSpec:
     """Return the input that a published version takes."""
-    return card.parse((version / "assets.extra" / "model_card.json").read_bytes()).input
+    return parse_model_card((version / "assets.extra" / "model_card.json").read_bytes()).input
 
 
 def requests_for(image: Path, spec: InputSpec) -> dict[str, bytes]:
@@ -126,7 +127,9 @@ def requests_for(image: Path, spec: InputSpec) -> dict[str, bytes]:
     row = preprocessing.preprocess(image, spec)[np.newaxis]
     return {
         "images": codec.encode_predict_request("m", SIGNATURES["images"], {"images": row}),
-        "encoded": codec.encode_predict_request("m", SIGNATURES["encoded"], {"encoded": [image.read_bytes()]}),
+        "encoded": codec.encode_predict_request(
+            "m", SIGNATURES["encoded"], {"encoded": [image.read_bytes()]}
+        ),
     }
 
 

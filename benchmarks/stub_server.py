@@ -36,7 +36,7 @@ def model_card(image_size_px: int) -> bytes:
     return json.dumps(card).encode()
 
 
-def answer(request: bytes, card: bytes) -> bytes:
+def respond(request: bytes, card: bytes) -> bytes:
     """Answer a PredictRequest: with the card if that was asked for, else with probabilities."""
     asked = wire.PredictRequest.FromString(request)
     response = wire.PredictResponse()
@@ -71,7 +71,7 @@ def running(image_size_px: int) -> Iterator[str]:
 def main(image_size_px: int) -> None:
     """Serve on a free port of this machine, and print the address."""
     card = model_card(image_size_px)
-    handler = grpc.unary_unary_rpc_method_handler(lambda request, context: answer(request, card))
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, context: respond(request, card))
     service = grpc.method_handlers_generic_handler(
         "tensorflow.serving.PredictionService", {"Predict": handler}
     )

@@ -16,7 +16,7 @@ from serving_client import Client, ImageError, preprocess_input, preprocessing, 
 from serving_client.protocol import Via
 from tests.trainer.model.test_backbones import MODULES
 from trainer import run
-from trainer.data.pipeline import decode_and_resize
+from trainer.data.decoding import decode_and_resize
 from trainer.model.backbones import backbone_names, find_backbone
 
 

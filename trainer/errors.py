@@ -1,7 +1,7 @@
 """The errors that the trainer raises, each with the exit code that the command line ends with.
 
-A Job's podFailurePolicy reads the codes (k8s/training.yaml): after 2 to 5 the same run would fail again, so it
-is not retried. docs/operations.md has the table.
+A Job's podFailurePolicy reads the codes (k8s/training.yaml): after 2 to 5 the same run would fail
+again, so it is not retried. docs/operations.md has the table.
 """
 
 from __future__ import annotations

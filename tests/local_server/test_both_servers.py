@@ -103,11 +103,11 @@ def test_predictions_are_the_saved_models_own(
 ) -> None:
     paths = sorted(image_tree.glob("validation/*/*.jpg"))[:16]
     version = PublishedVersion.open(published.path)
-    _, expected = version.answer(paths)
+    _, expected = version.predict_files(paths)
     response = predict({"encoded": [path.read_bytes() for path in paths]}, signature="encoded_images")
     np.testing.assert_allclose(probabilities_of(response), expected, atol=1e-5)
     images = np.random.default_rng(0).uniform(-120, 120, (16, 32, 32, 3)).astype(np.float32)
-    expected = version.answer_inputs(images)
+    expected = version.predict_images(images)
     np.testing.assert_allclose(probabilities_of(predict({"images": images})), expected, atol=1e-5)
 
 
@@ -260,5 +260,5 @@ def test_a_third_party_client_gets_status_metadata_and_predictions(
     assert answer["status"] == {"1": {"state": "AVAILABLE", "error_code": 0, "error_message": ""}}
     assert answer["inputs"] == {"images": {"shape": [-1, 32, 32, 3], "dtype": "DT_FLOAT"}}
     assert "nope" in answer["missing"]
-    expected = PublishedVersion.open(published.path).answer_inputs(np.zeros((2, 32, 32, 3), np.float32))
+    expected = PublishedVersion.open(published.path).predict_images(np.zeros((2, 32, 32, 3), np.float32))
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)

@@ -75,7 +75,9 @@ def test_accepts_the_ends_of_a_range(key: str, value: object) -> None:
     [
         ("learning_rates", []),
         ("learning_rates", [0.1, 0.1]),
-        ("learning_rates", [0.0]),
+        ("learning_rates", [0.1, 0.0]),
+        ("learning_rates", [float("inf")]),
+        ("learning_rates", [float("nan")]),
         ("hidden_unit_counts", [-1]),
         ("dropouts", [1.0]),
     ],

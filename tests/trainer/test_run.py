@@ -163,7 +163,7 @@ def measured_again(published: run.Published, settings: Settings) -> Metrics:
     """Measure the exported version on the validation images."""
     exported = PublishedVersion.open(published.path)
     paths = sorted(Path(str(settings["data"])).glob("validation/*/*"))
-    logits, _ = exported.answer(paths)
+    logits, _ = exported.predict_files(paths)
     labels = np.array([exported.labels.index(path.parent.name) for path in paths], np.int32)
     return measure_logits(logits, labels, loss_function("categorical", len(exported.labels)))
 

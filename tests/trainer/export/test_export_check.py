@@ -1,162 +1,185 @@
+import dataclasses
 import json
-import re
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
-from trainer.data.images import scan_split
 
-from local_server.batching import BatchScheduler
-from local_server.configuration import BatchingParameters
-from local_server.servable import Servable
 from serving_client import preprocessing
-from trainer import __main__ as cli
+from tests.trainer.export.conftest import Exported
 from trainer import run
 from trainer.config import TrainConfig
-from trainer.data import pipeline
-from trainer.data.pipeline import ImageExamples
 from trainer.errors import ExportMismatchError
-from trainer.export import signatures
-from trainer.export.export_check import MAX_DIFFERENCE, ExportCheck, Mismatch, sample_examples
-from trainer.export.published import PublishedVersion
-from trainer.export.warmup import warmup_batch_sizes
-from trainer.model.backbones import find_backbone
+from trainer.export import ExportCheck, ModelDirectory, PublishedVersion, check_and_warm_up
+from trainer.export.export_check import MAX_DIFFERENCE, Mismatch, check_export, sample_examples
 from trainer.report.report import HTML_NAME
 
-RECORDS = Path("assets.extra", "tf_serving_warmup_requests")
+SIGNATURES = ("serving_default", "encoded_images")
 
 
-def requests(version: Path) -> list[predict_pb2.PredictRequest]:
-    raw = tf.data.TFRecordDataset(str(version / RECORDS)).as_numpy_iterator()
-    logs = [prediction_log_pb2.PredictionLog.FromString(one) for one in raw]
-    assert {log.WhichOneof("log_type") for log in logs} == {"predict_log"}
-    return [log.predict_log.request for log in logs]
+@pytest.fixture(scope="module")
+def version(exported: Exported) -> PublishedVersion:
+    return PublishedVersion.open(exported.path)
 
 
-def test_a_version_is_proved_on_validation_images_both_ways_and_the_report_says_so(
-    published: run.Published,
+def signatures_of(check: ExportCheck) -> set[str]:
+    return {mismatch.signature for mismatch in check.mismatches}
+
+
+def test_a_version_matches_its_network_through_both_signatures(
+    version: PublishedVersion, exported: Exported
 ) -> None:
-    facts = json.loads((published.run_directory / "report.json").read_text())["facts"]
-    assert facts["proved"].startswith("60 images, both ways; largest difference of a probability: ")
-    largest = [float(one) for one in re.findall(r"\d\.\de[-+]\d\d", facts["proved"])]
-    assert len(largest) == 2
-    assert all(0 <= one <= MAX_DIFFERENCE for one in largest)
+    check = check_export(version, exported.network, sample_examples(exported.examples))
+    assert check.images == 60
+    assert not check.mismatches and not check.warnings()
+    assert set(check.largest_difference) == set(SIGNATURES)
+    assert all(0 <= difference <= MAX_DIFFERENCE for difference in check.largest_difference.values())
+    assert "60 images" in check.summary()
+    assert all(signature in check.summary() for signature in SIGNATURES)
+    check.require_match()
 
 
-@pytest.mark.parametrize("signature", ["serving_default", "encoded_images"])
-def test_a_version_that_answers_otherwise_one_way_is_not_published_and_the_images_are_named(
-    tmp_path: Path,
-    settings: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    signature: str,
-) -> None:
-    """As if training and the graph, or training and the client, saw other pictures."""
-    if signature == "encoded_images":
-        decode = pipeline.decode_or_flag
-
-        def other(*args: Any) -> tuple[tf.Tensor, tf.Tensor]:
-            levels, decodable = decode(*args)
-            return levels[::-1], decodable
-
-        monkeypatch.setattr(pipeline, "decode_or_mark", other)
-    else:
-        monkeypatch.setattr("trainer.proof.preprocessing.preprocess", _upside_down(preprocessing.preprocess))
-    with pytest.raises(ExportMismatchError, match=f"^Not published: .* through {signature}, by ") as caught:
-        run.train(TrainConfig(model_dir=tmp_path, **{**settings, "epochs": 2}))
-    assert "\n" not in str(caught.value)
-    assert not list((tmp_path / "tiny").glob("[0-9]*"))
-    (report,) = (tmp_path / "tiny").glob(f".runs/*/{HTML_NAME}")
-    warnings = json.loads((report.parent / "report.json").read_text())["warnings"]
-    assert any(one.startswith("Not published: ") and signature in one for one in warnings)
-    assert "Not published: " in report.read_text()
-
-
-def _upside_down(preprocess: Any) -> Any:
+def upside_down(preprocess: Any) -> Callable[..., np.ndarray]:
     return lambda image, spec: np.ascontiguousarray(preprocess(image, spec)[::-1])
 
 
-def test_weights_that_are_lost_on_the_way_to_the_disk_are_found(
+def test_a_client_that_preprocesses_otherwise_mismatches_serving_default(
+    version: PublishedVersion, exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preprocessing, "preprocess", upside_down(preprocessing.preprocess))
+    check = check_export(version, exported.network, exported.examples)
+    assert signatures_of(check) == {"serving_default"}
+    assert {mismatch.path for mismatch in check.mismatches} <= set(map(str, exported.examples.images.paths))
+    assert check.largest_difference["serving_default"] > MAX_DIFFERENCE
+
+
+def test_a_graph_that_resizes_otherwise_mismatches_encoded_images(
+    version: PublishedVersion, exported: Exported
+) -> None:
+    """Training and the card say "nearest", and the graph was exported with "bilinear"."""
+    card = {**version.card, "input": {**version.card["input"], "resize_filter": "nearest"}}
+    check = check_export(
+        dataclasses.replace(version, card=card),
+        exported.network,
+        dataclasses.replace(exported.examples, resize_filter="nearest"),
+    )
+    assert signatures_of(check) == {"encoded_images"}
+
+
+LABELS = ("cat", "dog")
+
+
+def check_probabilities(
+    exported: Exported,
+    trained: Sequence[float],
+    served: Sequence[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> ExportCheck:
+    """Run the check on real images with given probabilities of "cat"; `encoded_images` always matches."""
+
+    def both(cat: Sequence[float]) -> np.ndarray:
+        return np.stack([np.array(cat, np.float32), 1 - np.array(cat, np.float32)], axis=1)
+
+    monkeypatch.setattr(preprocessing, "preprocess", lambda path, spec: np.zeros((1, 1, 3), np.float32))
+    version: Any = SimpleNamespace(
+        labels=LABELS,
+        card={"input": {"height_px": 1, "width_px": 1, "preprocessing": "tf", "resize_filter": "bilinear"}},
+        predict_images=lambda images: both(served),
+        predict_files=lambda paths: (None, both(trained)),
+    )
+    logits = tf.math.log(both(trained))
+    examples = dataclasses.replace(
+        exported.examples, images=exported.examples.images.subset(range(len(trained)))
+    )
+    return check_export(version, lambda images, training: logits, examples)
+
+
+@pytest.mark.parametrize(
+    ("served", "mismatching_rows"),
+    [
+        pytest.param([0.9, 0.6, 0.3], [], id="equal"),
+        pytest.param([0.9, 0.6 + 0.9e-4, 0.3], [], id="just within the limit"),
+        pytest.param([0.9, 0.6 + 1.1e-4, 0.3], [1], id="just beyond the limit"),
+        pytest.param([0.9, 0.6, float("nan")], [2], id="not a number"),
+        pytest.param([0.8, 0.6, 0.2], [0, 2], id="two of three"),
+    ],
+)
+def test_a_difference_above_the_limit_is_a_mismatch(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch, served: list[float], mismatching_rows: list[int]
+) -> None:
+    check = check_probabilities(exported, [0.9, 0.6, 0.3], served, monkeypatch)
+    paths = exported.examples.images.paths
+    assert [mismatch.path for mismatch in check.mismatches] == [str(paths[row]) for row in mismatching_rows]
+    assert signatures_of(check) <= {"serving_default"}
+
+
+def test_another_label_is_a_mismatch_however_small_the_difference(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mismatch,) = check_probabilities(exported, [0.50001], [0.49999], monkeypatch).mismatches
+    assert mismatch.difference < MAX_DIFFERENCE
+    assert (mismatch.trained_label, mismatch.exported_label) == ("cat", "dog")
+
+
+def test_a_mismatch_is_an_error_of_one_line_that_names_it() -> None:
+    mismatches = [Mismatch(f"{index}.jpg", "encoded_images", 0.25, "cat", "dog") for index in range(3)]
+    check = ExportCheck(3, {"encoded_images": 0.25}, mismatches)
+    with pytest.raises(ExportMismatchError) as caught:
+        check.require_match()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(part in message for part in ("3 ", "6 ", "0.jpg", "encoded_images", "0.25", "cat", "dog"))
+    assert ["1.jpg" in warning for warning in check.warnings()] == [False, True, False]
+
+
+def test_a_version_that_mismatches_is_not_published(exported: Exported, tmp_path: Path) -> None:
+    """The version on disk has other weights than the network in memory."""
+    directory = ModelDirectory(tmp_path, "tiny")
+    directory.prepare()
+    checks: list[ExportCheck] = []
+    weights = exported.network.get_weights()
+
+    def save(staging: Path, card: str) -> None:
+        shutil.copytree(exported.path, staging)
+
+    def check(staging: Path) -> None:
+        check_and_warm_up(staging, exported.network, exported.examples, 4, checks.append)
+
+    exported.network.set_weights([*weights[:-1], weights[-1] + np.arange(6, dtype=np.float32) / 100])
+    try:
+        with pytest.raises(ExportMismatchError):
+            directory.publish(exported.card, save, check)
+    finally:
+        exported.network.set_weights(weights)
+    assert [signatures_of(result) for result in checks] == [set(SIGNATURES)]
+    assert directory.versions() == []
+
+
+def test_a_run_whose_export_mismatches_says_so_in_its_report(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = signatures.save_signatures
-
-    def forgetful(directory: Path, network: keras.Model, *args: Any) -> None:
-        kept = network.get_weights()
-        network.set_weights([*kept[:-1], kept[-1] + np.eye(len(kept[-1]))[0].astype(np.float32) / 100])
-        save(directory, network, *args)
-        network.set_weights(kept)
-
-    monkeypatch.setattr(signatures, "save", forgetful)
+    monkeypatch.setattr(preprocessing, "preprocess", upside_down(preprocessing.preprocess))
     with pytest.raises(ExportMismatchError):
         run.train(TrainConfig(model_dir=tmp_path, **{**settings, "epochs": 1}))
+    assert not list((tmp_path / "tiny").glob("[0-9]*"))
+    (report,) = (tmp_path / "tiny").glob(f".runs/*/{HTML_NAME}")
+    figures = json.loads((report.parent / "report.json").read_text())
+    assert any("60 images" in fact and "serving_default" in fact for fact in figures["facts"].values())
+    assert any(".jpg through serving_default" in warning for warning in figures["warnings"])
+    assert ".jpg through serving_default" in report.read_text()
 
 
-def test_the_sample_is_spread_over_all_classes(image_tree: Path) -> None:
-    split = scan_split(image_tree / "validation")
-    examples = ImageExamples(split, find_backbone("vgg16"), 32)
-    assert len(sample_examples(examples).images) == 60
-    few = ImageExamples(split.subset(range(0, 60, 30)), find_backbone("vgg16"), 32)
-    assert sample_examples(few).images.paths == few.images.paths
-
-
-def test_an_answer_that_is_no_number_is_a_difference() -> None:
-    with pytest.raises(ExportMismatchError):
-        ExportCheck(
-            1,
-            {"serving_default": float("nan")},
-            [Mismatch("a.jpg", "serving_default", float("nan"), "cat", "cat")],
-        ).require()
-
-
-def test_the_warm_up_file_asks_all_three_signatures_at_every_batch_size(published: run.Published) -> None:
-    asked: dict[str, list[int]] = {}
-    for request in requests(published.path):
-        (tensor,) = request.inputs.values()
-        assert request.model_spec.name == "tiny"
-        asked.setdefault(request.model_spec.signature_name, []).append(tensor.tensor_shape.dim[0].size)
-    assert set(asked) == {"serving_default", "encoded_images", "describe"}
-    for sizes in asked.values():
-        assert set(sizes) == {1, 2, 4, 8, 16, 32}
-
-
-def test_the_warm_up_file_carries_real_pictures_and_is_small(
-    published: run.Published, image_tree: Path
-) -> None:
-    pictures = {path.read_bytes() for path in image_tree.glob("validation/*/*")}
-    sent = [one for request in requests(published.path) for one in request.inputs["encoded"].string_val]
-    assert sent and set(sent) <= pictures
-    assert len(set(sent)) >= 8
-    assert (published.path / RECORDS).stat().st_size < 500_000
-
-
-@pytest.mark.parametrize("batching", [False, True])
-def test_the_warm_up_file_replays(published: run.Published, batching: bool) -> None:
-    sizes = warmup_batch_sizes(32)
-    parameters = BatchingParameters(max_batch_size=32, allowed_batch_sizes=tuple(sizes))
-    scheduler = BatchScheduler(parameters) if batching else None
-    servable = Servable("tiny", 1, published.path, scheduler)
-    assert servable.warmup_requests == len(requests(published.path))
-    for request in requests(published.path):
-        response = servable.predict(request)
-        (tensor,) = request.inputs.values()
-        for output in response.outputs.values():
-            array = tf.make_ndarray(output)
-            assert len(array) == tensor.tensor_shape.dim[0].size
-            assert array.dtype == object or np.isfinite(array).all()
-
-
-@pytest.mark.parametrize(("largest", "sizes"), [(1, [1]), (2, [1, 2]), (24, [1, 2, 4, 8, 16, 24])])
-def test_batch_sizes_double_up_to_the_largest(largest: int, sizes: list[int]) -> None:
-    assert warmup_batch_sizes(largest) == sizes
-
-
-def test_a_pretrained_network_is_proved_and_warmed_too(tmp_path: Path) -> None:
-    flags = ["--backbone", "mobilenetv3small", "--weights", "none", "--model-dir", str(tmp_path)]
-    assert cli.main(["export-pretrained", *flags]) == 0
-    assert PublishedVersion.open(tmp_path / "mobilenetv3small").number == 1
-    assert len(requests(tmp_path / "mobilenetv3small" / "1")) > 3
+def test_the_sample_is_spread_over_the_whole_set(exported: Exported) -> None:
+    images = exported.examples.images
+    few = dataclasses.replace(exported.examples, images=images.subset(range(0, 60, 30)))
+    many = dataclasses.replace(exported.examples, images=images.subset([index % 60 for index in range(200)]))
+    assert sample_examples(exported.examples).images == images
+    assert sample_examples(few).images == few.images
+    sample = sample_examples(many).images
+    assert len(sample) == 64
+    assert (sample.paths[0], sample.paths[-1]) == (many.images.paths[0], many.images.paths[-1])

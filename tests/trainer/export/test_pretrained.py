@@ -1,5 +1,9 @@
+import contextlib
+import dataclasses
+import io
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,7 +11,31 @@ import tensorflow as tf
 from serving_client import Client
 from tests.conftest import serving
 from trainer import __main__ as cli
-from trainer.export.pretrained import export_pretrained, imagenet_labels
+from trainer.export.pretrained import imagenet_labels
+from trainer.export.warmup import WARMUP_FILE_NAME
+from trainer.model import build_imagenet_classifier, find_backbone
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A version of `export-pretrained`, its output, and the network that it was made from."""
+
+    path: Path
+    output: str
+    network: keras.Model
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Pretrained:
+    directory = tmp_path_factory.mktemp("pretrained")
+    network = build_imagenet_classifier(find_backbone("mobilenetv2"), "none")
+    weights = directory / "top.weights.h5"
+    network.save_weights(weights)
+    output = io.StringIO()
+    flags = ["--backbone", "mobilenetv2", "--weights", str(weights), "--model-dir", str(directory / "models")]
+    with contextlib.redirect_stdout(output):
+        assert cli.main(["export-pretrained", *flags]) == 0
+    return Pretrained(directory / "models" / "mobilenetv2" / "1", output.getvalue(), network)
 
 
 def test_the_1000_labels_are_readable_and_in_imagenets_order() -> None:
@@ -20,42 +48,30 @@ def test_the_1000_labels_are_readable_and_in_imagenets_order() -> None:
     assert labels[999] == "toilet tissue"
 
 
-def test_a_network_is_served_with_no_training_at_all(
-    tmp_path: Path, image_tree: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    argv = [
-        "export-pretrained",
-        "--backbone",
-        "mobilenetv3small",
-        "--weights",
-        "none",
-        "--model-dir",
-        str(tmp_path),
-    ]
-    assert cli.main(argv) == 0
-    assert f"Published {tmp_path}/mobilenetv3small/1" in capsys.readouterr().out
-    picture = image_tree / "test" / "sun" / "000.jpg"
+def test_the_command_prints_the_version_and_writes_its_warm_up_file(pretrained: Pretrained) -> None:
+    assert str(pretrained.path) in pretrained.output
+    assert (pretrained.path / "assets.extra" / WARMUP_FILE_NAME).stat().st_size > 0
+
+
+def test_a_client_gets_predictions_through_both_signatures(pretrained: Pretrained, image_tree: Path) -> None:
+    image = image_tree / "test" / "sun" / "000.jpg"
     with (
-        serving("mobilenetv3small", tmp_path / "mobilenetv3small") as (address, _),
-        Client(address, model="mobilenetv3small", timeout_s=60) as client,
+        serving("mobilenetv2", pretrained.path.parent) as (address, _),
+        Client(address, model="mobilenetv2", timeout_s=60) as client,
     ):
         card = client.describe()
         assert len(card.labels) == 1000
         assert card.input.shape == (224, 224, 3)
         for via in ("images", "encoded"):
-            (prediction,) = client.classify([picture], top_k=5, via=via)
+            (prediction,) = client.classify([image], top_k=5, via=via)
             assert len(prediction.scores) == 5
             assert all(score.label in card.labels for score in prediction.scores)
 
 
-def test_its_answers_are_keras_own(tmp_path: Path, image_tree: Path) -> None:
-    from trainer.model.backbones import build_imagenet_classifier, find_backbone
-
-    backbone = find_backbone("mobilenetv2")
-    network = build_imagenet_classifier(backbone, "none")
-    weights = tmp_path / "top.weights.h5"
-    network.save_weights(weights)
-    path = export_pretrained("mobilenetv2", str(weights), tmp_path, "m", image_tree / "test")
+def test_the_logits_are_those_of_the_keras_network(pretrained: Pretrained) -> None:
     images = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype(np.float32)
-    served = tf.saved_model.load(str(path)).signatures["serving_default"](images=tf.constant(images))
-    np.testing.assert_allclose(served["logits"], network(images, training=False), rtol=0, atol=1e-6)
+    loaded = tf.saved_model.load(str(pretrained.path))
+    served = loaded.signatures["serving_default"](images=tf.constant(images))
+    np.testing.assert_allclose(
+        served["logits"], pretrained.network(images, training=False), rtol=0, atol=1e-6
+    )

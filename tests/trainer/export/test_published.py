@@ -10,85 +10,78 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import tiny_saved_model
-from trainer import run
+from tests.trainer.export.conftest import Exported
 from trainer.errors import ConfigError, DataError, StorageError
 from trainer.export.published import PublishedVersion
 
 CARD = Path("assets.extra", "model_card.json")
 
 
-@pytest.fixture(scope="session")
-def exported(published: run.Published) -> PublishedVersion:
-    return PublishedVersion.open(published.path)
+@pytest.fixture(scope="module")
+def version(exported: Exported) -> PublishedVersion:
+    return PublishedVersion.open(exported.path)
 
 
 @pytest.fixture
-def copy(published: run.Published, tmp_path: Path) -> Path:
-    """A version that a test may spoil, as the only one of its model."""
-    return Path(shutil.copytree(published.path, tmp_path / "tiny" / "1"))
+def copy(exported: Exported, tmp_path: Path) -> Path:
+    """A version that a test may damage, as the only one of its model."""
+    return Path(shutil.copytree(exported.path, tmp_path / "tiny" / "1"))
 
 
-def photos(image_tree: Path) -> list[Path]:
-    return sorted(image_tree.glob("validation/*/*.jpg"))
-
-
-def test_it_answers_as_the_signature_does_whatever_the_batches(
-    exported: PublishedVersion, published: run.Published, image_tree: Path
-) -> None:
-    paths = photos(image_tree)
+def test_batches_do_not_change_the_predictions(version: PublishedVersion, exported: Exported) -> None:
+    paths = exported.examples.images.paths
     counts: list[int] = []
-    logits, probabilities = exported.answer(paths, on_images=counts.append)
+    logits, probabilities = version.predict_files(paths, on_images=counts.append)
     assert counts == [32, 28]
     assert logits.shape == (60, 6)
     assert logits.dtype == probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-    serve = tf.saved_model.load(str(published.path)).signatures["encoded_images"]
+    loaded = tf.saved_model.load(str(exported.path))
+    encoded_images = loaded.signatures["encoded_images"]
     for index in (0, 31, 32, 59):
-        alone = serve(encoded=tf.constant([paths[index].read_bytes()]))
+        alone = encoded_images(encoded=tf.constant([paths[index].read_bytes()]))
         np.testing.assert_allclose(logits[index], alone["logits"][0], rtol=1e-4, atol=1e-5)
 
 
-def test_no_images_have_no_answers(exported: PublishedVersion) -> None:
-    logits, probabilities = exported.answer([])
+def test_no_files_give_no_predictions(version: PublishedVersion) -> None:
+    logits, probabilities = version.predict_files([])
     assert logits.shape == probabilities.shape == (0, 6)
 
 
-def test_it_knows_its_name_number_and_labels(exported: PublishedVersion) -> None:
-    assert (exported.name, exported.number) == ("tiny", 1)
-    assert exported.labels == ("fish", "flower", "house", "moon", "sun", "tree")
+def test_name_number_and_labels_come_from_card_and_directory(version: PublishedVersion) -> None:
+    assert (version.name, version.number) == ("tiny", 1)
+    assert version.labels == ("fish", "flower", "house", "moon", "sun", "tree")
 
 
 def test_a_models_directory_means_its_newest_version(copy: Path) -> None:
-    """10 is newer than 9; a file with a number for its name and a version being written are none."""
+    """10 is newer than 9. A file whose name is a number and an unfinished version do not count."""
     for number in ("9", "10", ".staging-11"):
         shutil.copytree(copy, copy.parent / number)
-    (copy.parent / "12").write_text("no directory")
+    (copy.parent / "12").write_text("not a directory")
     newest = PublishedVersion.open(copy.parent)
     assert (newest.path, newest.number) == (copy.parent / "10", 10)
 
 
-def test_a_copy_under_another_name_is_known_by_its_card(copy: Path) -> None:
+def test_a_copy_under_another_name_has_its_cards_number(copy: Path) -> None:
     moved = copy.rename(copy.parent / "candidate")
     assert PublishedVersion.open(moved).number == 1
 
 
-def test_a_file_that_is_gone_is_a_data_error_that_names_it(
-    exported: PublishedVersion, tmp_path: Path
-) -> None:
-    with pytest.raises(DataError, match=r"gone\.jpg cannot be read: No such file"):
-        exported.answer([tmp_path / "gone.jpg"])
+def test_a_missing_image_is_a_data_error_that_names_it(version: PublishedVersion, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.jpg.*No such file"):
+        version.predict_files([tmp_path / "gone.jpg"])
 
 
 @pytest.mark.parametrize("name", ["nowhere", "file"])
-def test_what_is_no_directory_is_refused(tmp_path: Path, name: str) -> None:
+def test_refuses_a_path_that_is_not_a_directory(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=rf"Received: .*/{name}: (No such file|Not a directory)"):
+    with pytest.raises(ConfigError, match=rf"/{name}: (No such file|Not a directory)"):
         PublishedVersion.open(tmp_path / name)
 
 
-def test_a_directory_without_a_version_is_refused(tmp_path: Path) -> None:
+def test_refuses_a_directory_without_a_version(tmp_path: Path) -> None:
     (tmp_path / ".runs").mkdir()
-    with pytest.raises(ConfigError, match=r"neither saved_model\.pb nor a folder with a number"):
+    with pytest.raises(ConfigError, match="Received: .*saved_model"):
         PublishedVersion.open(tmp_path)
 
 
@@ -113,7 +106,7 @@ def card_is(text: str) -> Callable[[Path], None]:
 
 
 def other_model(version: Path) -> None:
-    """A SavedModel of another make, with a card of ours."""
+    """Another tool's SavedModel, with one of our cards."""
     card = (version / CARD).read_text(encoding="utf-8")
     shutil.rmtree(version)
     tiny_saved_model(version, 0.5)
@@ -122,26 +115,26 @@ def other_model(version: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "received"),
+    ("damage", "received"),
     [
-        pytest.param(no_card, "no assets.extra/model_card.json", id="no card"),
-        pytest.param(card_is("{"), "a model card that is no JSON", id="no JSON"),
-        pytest.param(card_is("[]"), "a model card of schema version None", id="no object"),
-        pytest.param(card_of(schema_version=2), "a model card of schema version 2", id="newer schema"),
-        pytest.param(card_of(labels=None), "a model card without 'labels'", id="no labels"),
+        pytest.param(no_card, "assets.extra/model_card.json", id="no card"),
+        pytest.param(card_is("{"), "JSON", id="not JSON"),
+        pytest.param(card_is("[]"), "schema version None", id="not an object"),
+        pytest.param(card_of(schema_version=2), "schema version 2", id="newer schema"),
+        pytest.param(card_of(labels=None), "'labels'", id="no labels"),
         pytest.param(
             card_of(labels=["a", "b"]),
-            "an output 'logits' of shape [None, 6] for 2 labels",
+            "[None, 6] for 2 labels",
             id="other labels",
         ),
-        pytest.param(other_model, "the signatures serving_default", id="other signatures"),
+        pytest.param(other_model, "serving_default", id="other signatures"),
     ],
 )
-def test_a_version_of_another_make_is_refused(
-    copy: Path, spoil: Callable[[Path], None], received: str
+def test_refuses_a_version_that_the_trainer_did_not_publish(
+    copy: Path, damage: Callable[[Path], None], received: str
 ) -> None:
-    spoil(copy)
-    with pytest.raises(ConfigError, match=re.escape(f"Received: {received}")) as caught:
+    damage(copy)
+    with pytest.raises(ConfigError, match=rf"Received: .*{re.escape(received)}") as caught:
         PublishedVersion.open(copy)
     assert str(copy) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -164,7 +157,7 @@ def no_variables(version: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         pytest.param(no_graph, id="no graph"),
         pytest.param(cut("saved_model.pb", 0), id="empty graph"),
@@ -175,8 +168,10 @@ def no_variables(version: Path) -> None:
         pytest.param(cut("variables/*.data*", 0.5), id="half the variables"),
     ],
 )
-def test_a_broken_saved_model_is_one_line(copy: Path, spoil: Callable[[Path], None]) -> None:
-    spoil(copy)
-    with pytest.raises(StorageError, match="must load as it was published. Received: ") as caught:
+def test_an_incomplete_saved_model_is_an_error_of_one_line(
+    copy: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(copy)
+    with pytest.raises(StorageError, match="Received: ") as caught:
         PublishedVersion.open(copy)
     assert str(copy) in str(caught.value) and "\n" not in str(caught.value)

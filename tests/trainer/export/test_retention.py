@@ -29,8 +29,8 @@ def directory(tmp_path: Path) -> ModelDirectory:
     ("keep", "protected", "removed"),
     [
         pytest.param(2, set(), [1, 2, 3], id="oldest first"),
-        pytest.param(2, {2}, [1, 3], id="a protected one stays"),
-        pytest.param(2, {5}, [1, 2, 3], id="one that is kept anyway takes no other's place"),
+        pytest.param(2, {2}, [1, 3], id="a protected version stays"),
+        pytest.param(2, {5}, [1, 2, 3], id="a protected version among the newest is counted once"),
         pytest.param(5, set(), [], id="as many as there are"),
         pytest.param(9, set(), [], id="more than there are"),
         pytest.param(1, {1, 2, 3, 4}, [], id="all protected"),
@@ -44,7 +44,9 @@ def test_all_but_the_newest_and_the_protected_are_removed(
     assert not list(directory.path.glob(".removed-*"))
 
 
-def test_nobody_sees_half_a_version(directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_reader_sees_a_partly_removed_version(
+    directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     incomplete: list[str] = []
     rmtree = shutil.rmtree
 
@@ -62,19 +64,18 @@ def test_nobody_sees_half_a_version(directory: ModelDirectory, monkeypatch: pyte
 
 KILLED_REMOVAL = """
 import os, pathlib, shutil, sys
-from trainer import retention
-from trainer.publishing import ModelDirectory
+from trainer.export import ModelDirectory, remove_old_versions
 
 def remove_half(path):
     (path / "saved_model.pb").unlink()
     os._exit(137)
 
 shutil.rmtree = remove_half
-retention.remove_old(ModelDirectory(pathlib.Path(sys.argv[1]), "m"), 2, ())
+remove_old_versions(ModelDirectory(pathlib.Path(sys.argv[1]), "m"), 2, ())
 """
 
 
-def test_what_a_killed_removal_left_is_removed_by_the_next(directory: ModelDirectory, tmp_path: Path) -> None:
+def test_the_next_removal_completes_a_killed_one(directory: ModelDirectory, tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED_REMOVAL, str(tmp_path)], capture_output=True)
     assert killed.returncode == 137
     assert (directory.path / ".removed-1").exists()
@@ -93,14 +94,14 @@ def test_a_removal_waits_for_a_publisher(directory: ModelDirectory) -> None:
     assert directory.versions() == [5]
 
 
-def test_a_directory_that_may_not_be_written_is_refused_in_one_line(read_only_directory: Path) -> None:
+def test_a_read_only_directory_is_a_storage_error(read_only_directory: Path) -> None:
     directory = ModelDirectory(read_only_directory.parent, read_only_directory.name)
-    with pytest.raises(StorageError, match=r"old versions cannot be removed: .*Permission denied"):
+    with pytest.raises(StorageError, match=f"{read_only_directory}.*Permission denied"):
         remove_old_versions(directory, 1, ())
 
 
 CONFIG = """
-# served side by side
+# two models
 model_config_list {
   config {
     name: "clothing"
@@ -136,15 +137,15 @@ def test_labels_and_the_version_policy_protect_versions(
     [
         pytest.param(None, "No such file or directory", id="missing"),
         pytest.param(b"model_config_list {\n  config {\n    nome: 'x'\n", "nome", id="mistyped field"),
-        pytest.param(b"\x08\x96\x01\xff", "invalid start byte", id="no text"),
+        pytest.param(b"\x08\x96\x01\xff", "invalid start byte", id="not text"),
     ],
 )
-def test_a_file_that_is_no_model_config_is_refused_in_one_line(
+def test_refuses_a_file_that_is_not_a_model_config(
     tmp_path: Path, content: bytes | None, reason: str
 ) -> None:
     path = tmp_path / "models.config"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=f"--model-config must be .*models.config: .*{reason}") as caught:
+    with pytest.raises(ConfigError, match=f"--model-config .*models.config: .*{reason}") as caught:
         protected_versions(path, "clothing")
     assert "\n" not in str(caught.value)

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from keras import layers
 
-from trainer.model.backbones import build_features, find_backbone, layer_input
+from trainer.model.backbones import find_backbone
 from trainer.model.folding import fold_batch_norm
+from trainer.model.networks import build_features, layer_input
 
 
 def with_any_statistics(network: keras.Model) -> keras.Model:
-    """Keras begins with mean 0 and variance 1, with which folding wrongly would not show."""
+    """Replace Keras' initial mean 0 and variance 1, with which a wrong folding would go unnoticed."""
     rng = np.random.default_rng(0)
     for layer in network.layers:
         if isinstance(layer, layers.BatchNormalization):
@@ -44,7 +45,7 @@ def assert_same_answers(network: keras.Model, folded: keras.Model) -> None:
         lambda **kwargs: layers.DepthwiseConv2D(3, depth_multiplier=2, **kwargs),
     ],
 )
-def test_a_convolution_does_what_its_normalization_did(
+def test_a_folded_convolution_computes_what_both_layers_did(
     convolution: Callable[..., keras.Layer], use_bias: bool, affine: bool
 ) -> None:
     inputs = keras.Input((8, 8, 3))
@@ -57,7 +58,7 @@ def test_a_convolution_does_what_its_normalization_did(
     assert_same_answers(network, folded)
 
 
-def test_what_something_else_sees_before_the_normalization_is_left_alone() -> None:
+def test_a_convolution_with_another_reader_is_not_folded() -> None:
     inputs = keras.Input((8, 8, 3))
     branching = layers.Conv2D(3, 3, padding="same")(inputs)
     normalized = layers.BatchNormalization()(branching)
@@ -68,10 +69,10 @@ def test_what_something_else_sees_before_the_normalization_is_left_alone() -> No
     assert fold_batch_norm(with_any_statistics(network)) is network
 
 
-def test_a_real_backbone_is_folded_and_its_activations_stay() -> None:
-    whole = build_features(find_backbone("mobilenetv2"), 32, "none")
-    inside = layer_input(whole, "block_13_expand")
-    network = with_any_statistics(keras.Model(whole.input, [inside, whole.output]))
+def test_a_real_backbone_keeps_its_outputs_and_inner_activations() -> None:
+    backbone = build_features(find_backbone("mobilenetv2"), 32, "none")
+    inside = layer_input(backbone, "block_13_expand")
+    network = with_any_statistics(keras.Model(backbone.input, [inside, backbone.output]))
     folded = fold_batch_norm(network)
     assert (normalizations(network), normalizations(folded)) == (52, 0)
     assert_same_answers(network, folded)

@@ -12,7 +12,8 @@ import tensorflow as tf
 from trainer.errors import DivergedError, StoppedError
 from trainer.model.classifier import logits_per_class, loss_function, top_class
 from trainer.runtime.stopping import Stop
-from trainer.training.distribution import Devices, mirrored_devices
+from trainer.training.devices import Devices
+from trainer.training.distribution import mirrored_devices
 from trainer.training.features.cache import FeatureExamples
 from trainer.training.fitting import Training
 from trainer.training.loop import Epoch, Loop, Phase, best_epoch
@@ -217,7 +218,7 @@ def test_a_stopped_training_goes_on_from_the_same_step_to_the_same_bits(
         return model, training
 
     undisturbed = weights_and_history(*train(tmp_path / "a.npz", None))
-    with pytest.raises(StoppedError, match="goes on from there"):
+    with pytest.raises(StoppedError, match="SIGTERM"):
         train(tmp_path / "b.npz", stop_after)
     resumed = weights_and_history(*train(tmp_path / "b.npz", None))
     assert resumed[1] == undisturbed[1]
@@ -239,15 +240,13 @@ def test_a_loss_that_is_no_number_ends_the_run(fit: Fit) -> None:
     broken = clusters(20, 1)
     assert isinstance(broken.features, np.ndarray)
     broken.features[3, 0] = np.nan
-    with pytest.raises(DivergedError, match=r"must stay finite. Received: loss nan.* epoch 1 .*Try 0.001"):
+    with pytest.raises(DivergedError, match=r"loss nan.* epoch 1 .*0\.001"):
         fit(1, 8, train=broken, epochs=2)
 
 
 def test_a_last_step_that_explodes_is_noticed(fit: Fit) -> None:
     """One step an epoch: the training loss is computed before the update that spoils the weights."""
-    with pytest.raises(
-        DivergedError, match=r"Received: loss [0-9.]+, validation loss (nan|inf) in head epoch 1"
-    ):
+    with pytest.raises(DivergedError, match=r"loss [0-9.]+, validation loss (nan|inf) in head epoch 1"):
         fit(1, 64, learning_rate=3e38, epochs=1)
 
 

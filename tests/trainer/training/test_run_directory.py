@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from trainer.data.images import Splits, scan_folders
 
 from trainer.config import TrainConfig
+from trainer.data.folders import scan_folders
+from trainer.data.image_set import Splits
 from trainer.errors import ConfigError, StorageError
 from trainer.training.run_directory import RunDirectory, choose_run_id, run_identity
 
@@ -56,7 +57,7 @@ def test_a_run_that_another_process_is_at_is_left_alone(tmp_path: Path, splits: 
     assert other.stdout is not None
     other.stdout.readline()
     assert chosen(tmp_path, CONFIG, splits) != "first"
-    with pytest.raises(StorageError, match="Run first is being trained by another process"):
+    with pytest.raises(StorageError, match="first"):
         begun(tmp_path / "first", CONFIG, splits)
     other.communicate(b"\n")
     begun(tmp_path / "first", CONFIG, splits).release()
@@ -67,8 +68,8 @@ def test_a_named_run_goes_on_with_its_own_settings_only(tmp_path: Path, splits: 
     assert chosen(tmp_path, named, splits) == "nightly"
     begun(tmp_path / "nightly", named, splits).release()
     changed = dataclasses.replace(named, epochs=20, gpus=4)
-    with pytest.raises(ConfigError, match=r"Received: epochs 10 → 20. Give the changed run another --run-id"):
+    with pytest.raises(ConfigError, match=r"epochs 10 → 20.*--run-id"):
         begun(tmp_path / "nightly", changed, splits)
     fewer = {**splits, "test": splits["test"].without(splits["test"].paths[:1])}
-    with pytest.raises(ConfigError, match="Received: other images"):
+    with pytest.raises(ConfigError, match="other images"):
         begun(tmp_path / "nightly", named, fewer)

@@ -95,7 +95,7 @@ def test_a_damaged_shard_is_not_believed(
     cache = opened(tmp_path)
     kept = [key for key in "abcde" if cache.has(key)]
     assert kept in (["a", "b", "c"], ["d", "e"])
-    assert "is damaged; it is computed again" in caplog.text
+    assert "damaged" in caplog.text
     gone = [key for key in "abcde" if key not in kept]
     cache.add(gone, rows(5)[["abcde".index(key) for key in gone]])
     np.testing.assert_array_equal(opened(tmp_path).rows(list("abcde")), rows(5))
@@ -111,15 +111,15 @@ def test_rows_without_an_index_do_not_exist(tmp_path: Path) -> None:
 
 
 def test_numbers_that_float16_cannot_hold_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds numbers up to 65504. Received: activations up to 70000"):
+    with pytest.raises(ConfigError, match=r"--cache-dtype.*70000"):
         opened(tmp_path, "float16").add(["a"], np.full((1, 2, 3), 70000, np.float32))
 
 
 def test_a_cache_that_others_do_not_see_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="1 of 2 rows missing. Check that all workers see the same"):
+    with pytest.raises(StorageError, match=r"1 of 2.*--cache-dir"):
         filled(tmp_path).rows(["a", "z"])
 
 
 def test_a_read_only_place_is_refused(read_only_directory: Path) -> None:
-    with pytest.raises(StorageError, match="feature cache cannot be used.*Permission denied"):
+    with pytest.raises(StorageError, match="Permission denied"):
         opened(read_only_directory / "cache")

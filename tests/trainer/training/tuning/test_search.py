@@ -130,7 +130,7 @@ def test_features_are_computed_once_for_all_searches_and_runs(
 def test_a_trial_that_diverges_ranks_last_with_a_note_and_ends_nothing(
     tuned: Tuned, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "trainer.tune")
+    caplog.set_level("INFO", "trainer.training.tuning.search")
     config = TrainConfig(**with_cache_of(tuned.config, tmp_path, epochs=2))
     grid = Grid(learning_rates=[3e38, 0.03], hidden_unit_counts=[0], dropouts=[0.0])
     good, bad = tune(config, grid).trials
@@ -144,7 +144,7 @@ def test_a_trial_that_diverges_ranks_last_with_a_note_and_ends_nothing(
 
 def test_where_all_diverge_the_table_is_written_and_it_says_so(tuned: Tuned, tmp_path: Path) -> None:
     config = TrainConfig(**with_cache_of(tuned.config, tmp_path, epochs=2))
-    with pytest.raises(DivergedError, match=r"all of them diverged. Try smaller .* than 3e\+38"):
+    with pytest.raises(DivergedError, match=r"--learning-rates.*3e\+38"):
         tune(config, Grid(learning_rates=[3e38], hidden_unit_counts=[0], dropouts=[0.0]))
     assert json.loads((tmp_path / "tiny" / ".tune" / "trials.json").read_text())["trials"][0]["note"]
 
@@ -172,14 +172,14 @@ def test_sigterm_ends_the_search_and_leaves_no_half_table(tuned: Tuned, tmp_path
 
     config = TrainConfig(**with_cache_of(tuned.config, tmp_path))
     grid = Grid(learning_rates=[0.03], hidden_unit_counts=[0, 4], dropouts=[0.0])
-    log = logging.getLogger("trainer.tune")
+    log = logging.getLogger("trainer.training.tuning.search")
     handler = SendAfterFirstTrial()
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
         with (
             stopping.on_sigterm() as stop,
-            pytest.raises(StoppedError, match="after 1 of 2 trials. .* begins the trials again"),
+            pytest.raises(StoppedError, match="1 of 2 trials"),
         ):
             tune(config, grid, stop)
     finally:

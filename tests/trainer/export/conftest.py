@@ -1,0 +1,58 @@
+"""One version that is exported without training, for every test of this package that changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import keras
+import pytest
+
+from tests.conftest import IMAGE_SIZE_PX
+from trainer.data import ImageExamples, scan_split
+from trainer.export import ModelCard, ModelDirectory, check_and_warm_up, save_signatures
+from trainer.model import find_backbone
+from trainer.model.networks import build_features
+
+LARGEST_BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A published version, and what it was exported from."""
+
+    path: Path
+    card: ModelCard
+    network: keras.Model
+    examples: ImageExamples
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, image_tree: Path, weights_file: Path) -> Exported:
+    """Version 1 of the model "tiny": VGG16 with an untrained head, for 60 images of 6 classes."""
+    backbone = find_backbone("vgg16")
+    images = scan_split(image_tree / "validation")
+    features = build_features(backbone, IMAGE_SIZE_PX, str(weights_file))
+    head = keras.layers.Dense(
+        len(images.classes), kernel_initializer=keras.initializers.GlorotUniform(seed=0)
+    )
+    network = keras.Model(features.input, head(features.output))
+    examples = ImageExamples(images, backbone, IMAGE_SIZE_PX)
+    card = ModelCard(
+        name="tiny",
+        labels=images.classes,
+        image_size_px=IMAGE_SIZE_PX,
+        backbone=backbone,
+        weights=weights_file.name,
+        data={},
+        metrics={},
+        config={},
+    )
+    directory = ModelDirectory(tmp_path_factory.mktemp("exported"), "tiny")
+    directory.prepare()
+    version = directory.publish(
+        card,
+        lambda staging, text: save_signatures(staging, network, backbone, IMAGE_SIZE_PX, text),
+        lambda staging: check_and_warm_up(staging, network, examples, LARGEST_BATCH),
+    )
+    return Exported(directory.path / str(version), card, network, examples)
