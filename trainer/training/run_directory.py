@@ -8,12 +8,11 @@ outcome.json      once it is over: the version, or why there is none
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
-import fcntl
 import hashlib
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,8 @@ from trainer.config import TrainConfig
 from trainer.data import Splits
 from trainer.errors import ConfigError, StorageError
 from trainer.runtime import storage
+
+_LOCK = ".lock"
 
 _NOT_IDENTITY = frozenset(
     {
@@ -38,7 +39,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: int | None = None
+        self._lock = contextlib.ExitStack()
 
     @property
     def run_id(self) -> str:
@@ -77,12 +78,13 @@ class RunDirectory:
         """
         with storage.explain_errors("The model directory cannot take the run's files", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.path)
-        if self._lock is None:
-            raise StorageError(
-                f"Run {self.run_id} is being trained by another process, which holds {self.path}/.lock. "
-                "Wait until it ends, or give this one another --run-id."
-            )
+            try:
+                self._lock.enter_context(storage.locked(self.path / _LOCK, wait=False))
+            except BlockingIOError as error:
+                raise StorageError(
+                    f"Run {self.run_id} is being trained by another process, which holds "
+                    f"{self.path}/{_LOCK}. Wait until it ends, or give this one another --run-id."
+                ) from error
         try:
             storage.remove_partial(self.path, older_than_s=0)
             if (self.path / "identity").exists():
@@ -95,8 +97,7 @@ class RunDirectory:
 
     def release(self) -> None:
         """Let another process in."""
-        if self._lock is not None:
-            os.close(self._lock)
+        self._lock.close()
 
     def _check_same(self, config: TrainConfig, identity: str) -> None:
         if (self.path / "identity").read_text(encoding="utf-8") == identity:
@@ -129,19 +130,8 @@ def choose_run_id(runs: Path, config: TrainConfig, identity: str) -> str:
     for file in sorted(runs.glob("*/identity"), reverse=True):
         unfinished = not (file.parent / "outcome.json").exists()
         same = unfinished and file.read_text(encoding="utf-8") == identity
-        if same and (lock := _lock(file.parent)) is not None:
-            os.close(lock)
-            return file.parent.name
+        if same:
+            with contextlib.suppress(BlockingIOError), storage.locked(file.parent / _LOCK, wait=False):
+                return file.parent.name
     started = datetime.datetime.now(datetime.timezone.utc)
     return f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-
-
-def _lock(directory: Path) -> int | None:
-    """Return a file descriptor that holds the run, None if another process does; it ends with its process."""
-    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor

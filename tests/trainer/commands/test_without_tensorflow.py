@@ -76,22 +76,20 @@ def test_commands_that_connect_get_as_far_as_the_kubeconfig(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "missing", "extra"),
+    ("command", "missing", "extra"),
     [
-        (["jobs"], "kubernetes", "cluster"),
-        (["push-data", "docs"], "yaml", "cluster"),
-        (["versions", "--model-dir", "models"], "rich", "cluster"),
-        (["fetch-data", "file:///x.tar", "x"], "fsspec", "fetch"),
-        (["train", "--data", "x", "--model-dir", "y"], "tensorflow", "train"),
+        ("jobs", "kubernetes", "cluster"),
+        ("push-data docs", "yaml", "cluster"),
+        ("versions --model-dir {models}", "rich", "cluster"),
+        ("fetch-data file:///x.tar {models}/data", "fsspec", "fetch"),
+        ("train --data x --model-dir {models}", "tensorflow", "train"),
     ],
 )
 def test_a_missing_package_is_one_line_that_names_the_extra(
-    tmp_path: Path, arguments: list[str], missing: str, extra: str
+    tmp_path: Path, command: str, missing: str, extra: str
 ) -> None:
-    (tmp_path / "models" / "classifier").mkdir(parents=True)
-    done = run(
-        tmp_path, *[tmp_path / "models" if one == "models" else one for one in arguments], missing=[missing]
-    )
+    (tmp_path / "classifier").mkdir()
+    done = run(tmp_path, *command.format(models=tmp_path).split(), missing=[missing])
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert missing in line and f"`{extra}`" in line

@@ -108,7 +108,7 @@ def test_a_failed_rename_shows_nothing_and_at_most_skips_a_number(tmp_path: Path
 def test_prepare_does_not_wait_for_another_publisher(tmp_path: Path) -> None:
     directory = ModelDirectory(tmp_path, "m")
     directory.prepare()
-    with directory._locked():
+    with directory.locked():
         directory.prepare()  # would wait for ever
         assert directory.versions() == []
 
