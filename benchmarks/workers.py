@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ["workers", "seconds", "× faster"],
         [[str(count), f"{taken:.1f}", f"{seconds[1] / taken:.2f}"] for count, taken in seconds.items()],
     )
-    speedups = {count: seconds[1] / taken for count, taken in seconds.items()}
+    speedups = {count: seconds[1] / elapsed for count, elapsed in seconds.items()}
     return figures.finish({"seconds": seconds, "speedup": speedups}, {}, arguments)
 
 
