@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The whole way, once: pictures in, an answered gRPC call out. `make demo` runs this.
+# From pictures to an answered gRPC call: train, serve, classify. `make demo` runs this.
 set -euo pipefail
 
-# The server is on this machine: a proxy for the way out must not be asked for it.
+# The server runs on this machine, so no proxy may be asked for it.
 export no_proxy="${no_proxy:+$no_proxy,}localhost"
 
 out=build/demo
@@ -16,8 +16,7 @@ step() {
 
 step python -m trainer sample "$out/images"
 
-# Random weights, so that nothing is downloaded: enough to tell drawings apart. Photographs want
-# --weights imagenet.
+# Random weights need no download, and suffice for drawings. Use --weights imagenet for photographs.
 step python -m trainer train --data "$out/images" --model-dir "$out/models" --name demo \
   --backbone resnet50v2 --weights none --image-size 96 --learning-rate 0.05 --epochs 10 --cpu-replicas 2
 
@@ -26,7 +25,7 @@ printf '\n\033[1m$ %s\033[0m\n' "python -m local_server --model_name demo --mode
 python -m local_server --model_name demo --model_base_path "$out/models/demo" --port "$port" 2>"$out/server.log" &
 server=$!
 
-# What the server said, in case it does not come up.
+# If the server does not start, show its log.
 trap 'kill "$server" 2>/dev/null; cat "$out/server.log" >&2' EXIT
 
 step python -m serving_client classify "$out"/images/test/*/000.jpg \
@@ -35,4 +34,4 @@ step python -m serving_client classify "$out"/images/test/*/000.jpg \
 kill "$server"
 wait "$server"
 trap - EXIT
-printf '\nThe server is stopped; images, model versions and logs are in %s/\n' "$out"
+printf '\nThe server has stopped. Images, model versions and logs are in %s/\n' "$out"

@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
     figures.print_table(
         ["workers", "seconds", "× faster"],
-        [[str(count), f"{taken:.1f}", f"{seconds[1] / taken:.2f}"] for count, taken in seconds.items()],
+        [[str(count), f"{wall:.1f}", f"{seconds[1] / wall:.2f}"] for count, wall in seconds.items()],
     )
-    speedups = {count: seconds[1] / taken for count, taken in seconds.items()}
+    speedups = {count: seconds[1] / wall for count, wall in seconds.items()}
     return figures.finish({"seconds": seconds, "speedup": speedups}, {}, arguments)
 
 

@@ -1,162 +1,166 @@
-"""What benchmarks/training.py says: its figures, how they follow from each other, its exits."""
+"""The benchmarks: each documented command runs in its short form, and a limit that is missed fails a run."""
 
 from __future__ import annotations
 
-import importlib.util
+import argparse
 import json
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import keras
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "training.py"
+from benchmarks import client, figures, serving, training
+
+ROOT = Path(__file__).parents[1]
+KEYS = {
+    "benchmarks.training": {*training.LIMITS, "contenders"},
+    "benchmarks.fine_tuning": {
+        *("epochs", "head_val_accuracy", "published_val_accuracy", "correct", "count", "seconds"),
+    },
+    "benchmarks.resize_filter": {"val_accuracies", "mean_val_accuracy"},
+    "benchmarks.serving": {*serving.LIMITS, "floor", "servers"},
+    "benchmarks.workers": {"seconds", "speedup"},
+    "benchmarks.client": {
+        *client.LIMITS,
+        *("import_s", "tensorflow_serving_import_s", "tensorflow_serving_import_mb"),
+        *("classify_ms", "preprocess_and_bare_call_ms"),
+        *("request_build_ms", "make_tensor_proto_ms", "tensorflow_request_bytes_ms"),
+        *("jpeg_to_request_images_per_s", "jpeg_to_request_one_thread_images_per_s"),
+        *("load_img_images_per_s", "jpeg_to_request_one_thread_ratio", "tensorflow_serving_env_mb"),
+    },
+}
+"""What each writes with --json, besides `quick` and `environment`."""
 
 
-@pytest.fixture(scope="module")
-def training() -> ModuleType:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("benchmarks_training", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look their annotations up
-    spec.loader.exec_module(module)
-    return module
+def documented_commands() -> list[str]:
+    """Return each command of docs/benchmarks.md, except the one that runs tests/test_measured.py."""
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text.replace("\\\n", " "), re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line for line in lines if not line.startswith("make measured ")]
 
 
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    """A file that looks like weights as long as nobody reads it."""
-    path = tmp_path / "some.weights.h5"
-    path.touch()
-    return path
+@pytest.mark.bench
+@pytest.mark.parametrize("command", documented_commands())
+def test_a_documented_command_has_a_short_form_that_writes_every_figure(command: str, tmp_path: Path) -> None:
+    python, minus_m, module, *flags = shlex.split(command)
+    assert (python, minus_m) == ("python", "-m")
+    out = tmp_path / "out.json"
+    flags[flags.index("--json") + 1] = str(out)
+    done = subprocess.run(
+        [sys.executable, "-m", module, *flags, "--quick"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    written = json.loads(out.read_text())
+    assert written.keys() == KEYS[module] | {"quick", "environment"}
+    assert written["quick"] is True
+    assert {"cpu", "cores", "python", "tensorflow", "date"} <= written["environment"].keys()
 
 
-def outcomes(training: ModuleType, **seconds: float) -> dict[str, Any]:
-    details = {
-        "recipe": {"epoch_seconds": 200.0, "measured_epochs": 2, "val_accuracies": [0.8] * 10},
-        "floor": {"batch_size": 8},
-        "tune": {"trials": 48},
+def test_every_benchmark_is_documented_and_its_keys_are_known() -> None:
+    programs = {
+        f"benchmarks.{path.stem}"
+        for path in (ROOT / "benchmarks").glob("*.py")
+        if "figures.finish(" in path.read_text()
     }
-    return {
-        name: training.Outcome(one, 1000, None if name == "floor" else 0.8, 900.0, details.get(name, {}))
-        for name, one in seconds.items()
-    }
+    assert programs == {shlex.split(command)[2] for command in documented_commands()} == KEYS.keys()
 
 
-FAST = {"recipe": 2000, "floor": 150, "cold": 160, "warm": 10, "tune": 100}
+def test_benchmarks_depend_on_no_test() -> None:
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        assert not re.search(r"\btests\.|import tests\b|conftest", path.read_text()), path
+
+
+LIMITS: figures.Limits = {"speedup": (">=", 11), "overhead_ms": ("<=", 1)}
 
 
 @pytest.mark.parametrize(
-    ("changed", "missed"),
-    [
-        pytest.param({}, set(), id="all reached"),
-        pytest.param({"cold": 190, "floor": 180}, {"speedup_cold"}, id="cold 10.5 times as fast"),
-        pytest.param({"warm": 34}, {"speedup_warm"}, id="warm 59 times as fast"),
-        pytest.param({"floor": 138}, {"floor_ratio"}, id="1.16 times the floor"),
-        pytest.param({"tune": 201}, {"tune_over_epoch"}, id="tune longer than an epoch"),
-    ],
+    ("speedup", "overhead_ms", "held"),
+    [(11, 1, True), (10.99, 1, False), (11, 1.01, False), (12, 0, True)],
 )
-def test_a_target_that_is_not_reached_is_missed(
-    training: ModuleType, changed: dict[str, float], missed: set[str]
-) -> None:
-    targets = training.targets_of(outcomes(training, **{**FAST, **changed}))
-    assert {target.key for target in targets if target.missed} == missed
-
-
-@pytest.mark.parametrize(("accuracy", "missed"), [(0.7900, False), (0.7899, True)])
-def test_accuracy_may_be_one_point_below_the_recipe(
-    training: ModuleType, accuracy: float, missed: bool
-) -> None:
-    measured = outcomes(training, **FAST)
-    measured["cold"] = training.Outcome(160, 1000, accuracy, 900.0, {})
-    assert [target.missed for target in training.targets_of(measured) if target.key == "val_accuracy"] == [
-        missed
-    ]
-
-
-def test_what_was_not_measured_is_not_missed(training: ModuleType) -> None:
-    targets = training.targets_of(outcomes(training, recipe=2000))
-    assert [(target.value, target.missed) for target in targets] == [(None, False)] * 5
-    assert all("–" in target.in_words() for target in targets)
-
-
-def test_table_says_what_is_extrapolated_and_fits_100_columns(training: ModuleType) -> None:
-    text = training.table(outcomes(training, **FAST))
-    assert "extrapolated from 2 measured epoch(s) to 10" in text
-    assert "batch size 8" in text
-    assert "12.50" in text  # cold: 2000 / 160
-    assert max(map(len, text.splitlines())) <= 100
-
-
-def test_warm_and_tune_need_the_features_of_cold(training: ModuleType) -> None:
-    assert training._wanted(["tune"]) == ["cold", "tune"]
-    assert training._wanted(["warm", "recipe"]) == ["recipe", "cold", "warm"]
-    assert training._wanted(["floor"]) == ["floor"]
+def test_limits_hold_on_their_side_of_the_value(speedup: float, overhead_ms: float, held: bool) -> None:
+    assert figures.check_limits({"speedup": speedup, "overhead_ms": overhead_ms}, LIMITS) is held
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("speedup", "quick", "exit_code"),
     [
-        pytest.param(["--data", "nowhere"], "nowhere without train", id="data"),
-        pytest.param(["--weights", "nowhere.weights.h5"], "nowhere.weights.h5", id="weights"),
-        pytest.param(["--json", "nowhere/out.json"], "nowhere/out.json", id="json"),
-        pytest.param(["--only", "cold,hot"], "hot", id="only"),
-        pytest.param(["--image-size", "70"], "at least 71. Received: 70", id="image size"),
-        pytest.param(["--recipe-epochs", "11"], "11 of 10", id="recipe epochs"),
+        pytest.param(11, False, 0, id="limits hold"),
+        pytest.param(2, False, 1, id="a limit is missed"),
+        pytest.param(2, True, 0, id="--quick checks no limit"),
     ],
 )
-def test_what_cannot_be_begun_is_refused_in_one_line(
-    training: ModuleType,
-    image_tree: Path,
-    weights: Path,
-    arguments: list[str],
+def test_a_missed_limit_ends_a_run_with_1_after_the_figures_are_written(
+    speedup: float, quick: bool, exit_code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.json"
+    arguments = argparse.Namespace(json=out, quick=quick)
+    assert figures.finish({"speedup": speedup, "overhead_ms": 0.5}, LIMITS, arguments) == exit_code
+    written = json.loads(out.read_text())
+    assert (written["speedup"], written["quick"]) == (speedup, quick)
+    printed = capsys.readouterr().out
+    assert ("MISSED" in printed) == (exit_code == 1)
+    assert ("--quick" in printed) == quick
+
+
+@pytest.mark.parametrize(
+    ("main", "argv", "named"),
+    [
+        pytest.param(training.main, ["--weights", __file__], "--data", id="a required input is left out"),
+        pytest.param(
+            training.main, ["--data", "nowhere", "--weights", __file__], "nowhere", id="no such folder"
+        ),
+        pytest.param(serving.main, ["--weights", "no.weights.h5"], "no.weights.h5", id="no such file"),
+        pytest.param(
+            client.main, ["--json", "nowhere/out.json"], "nowhere/out.json", id="no folder for JSON"
+        ),
+    ],
+)
+def test_wrong_arguments_end_with_2_before_anything_is_measured(
+    main: Callable[[Sequence[str]], int],
+    argv: Sequence[str],
     named: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    good = ["--data", str(image_tree), "--weights", str(weights)]
-    assert training.main([*good, *arguments]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert named in line
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    assert named in capsys.readouterr().err.splitlines()[-1]
 
 
-# Five processes that each import TensorFlow and build Xception: minutes.
-@pytest.mark.measured
-def test_a_run_writes_every_figure(image_tree: Path, tmp_path: Path) -> None:
-    weights, out = tmp_path / "xception.weights.h5", tmp_path / "out.json"
-    keras.applications.Xception(include_top=False, weights=None, input_shape=(71, 71, 3)).save_weights(
-        weights
+def test_a_folder_without_jpeg_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=re.escape(str(tmp_path))):
+        client.main(["--data", str(tmp_path)])
+
+
+def test_a_failure_in_a_process_of_its_own_ends_the_benchmark() -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        figures.call_in_new_process("training", "contend", "nobody", "{}")
+
+
+def test_training_is_compared_with_the_recipe_of_the_same_run() -> None:
+    def outcome(seconds: float, val_accuracy: float, **more: Any) -> training.Outcome:
+        return {"seconds": seconds, "val_accuracy": val_accuracy, **more}
+
+    compared = training.compare(
+        {
+            "recipe": outcome(2000, 0.80, epoch_seconds=200),
+            "cold": outcome(160, 0.79),
+            "warm": outcome(10, 0.79),
+            "tune": outcome(100, 0.85),
+        }
     )
-    ended = subprocess.run(
-        [
-            *(sys.executable, SCRIPT, "--data", image_tree, "--weights", weights, "--json", out),
-            *("--image-size", "71", "--epochs", "2", "--recipe-epochs", "1"),
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
+    assert compared == pytest.approx(
+        {
+            "speedup_cold": 12.5,
+            "speedup_warm": 200,
+            "tune_over_epoch": 0.5,
+            "accuracy_below_recipe": 0.01,
+        }
     )
-    figures = json.loads(out.read_text())
-    contenders = figures["contenders"]
-    seconds = {name: one["seconds"] for name, one in contenders.items()}
-    assert figures["speedup_cold"] == pytest.approx(seconds["recipe"] / seconds["cold"])
-    assert figures["speedup_warm"] == pytest.approx(seconds["recipe"] / seconds["warm"])
-    assert figures["floor_ratio"] == pytest.approx(seconds["cold"] / seconds["floor"])
-    recipe = contenders["recipe"]["details"]
-    assert figures["tune_over_epoch"] == pytest.approx(seconds["tune"] / recipe["epoch_seconds"])
-    assert seconds["recipe"] == pytest.approx(recipe["setup_seconds"] + 2 * recipe["epoch_seconds"])
-    assert len(recipe["val_accuracies"]) == 2
-    assert figures["val_accuracy"] == contenders["cold"]["val_accuracy"]
-    assert contenders["warm"]["val_accuracy"] == contenders["cold"]["val_accuracy"]
-    assert figures["val_accuracy_recipe"] == max(recipe["val_accuracies"])
-    # 6 classes of 8 training, 10 validation and 2 test images; tune: 48 trials.
-    images = {name: one["images"] for name, one in contenders.items()}
-    assert images == {"recipe": 96, "floor": 120, "cold": 96, "warm": 96, "tune": 48 * 96}
-    assert all(100 < one["peak_memory_mb"] < 10_000 for one in contenders.values())
-    assert {"settings", "machine", "versions", "date"} <= figures.keys()
-    # A set this small reaches no target; the exit code says so.
-    assert ended.returncode == any(target["missed"] for target in figures["targets"])
-    assert ("MISSED" in ended.stdout) == bool(ended.returncode)
+    assert compared.keys() == training.LIMITS.keys()

@@ -1,4 +1,4 @@
-"""The whole way on real photographs with real ImageNet weights: what docs/benchmarks.md states.
+"""Real photographs and ImageNet weights, from training to the client: the figures of docs/benchmarks.md.
 
 make measured CLOTHING_DATA=DIR XCEPTION_WEIGHTS=FILE
 """
@@ -14,21 +14,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving_client import Client
+from serving_client import Client, Prediction
 from tests.conftest import serving
 
 pytestmark = pytest.mark.measured
 
 
-def given(variable: str) -> Path:
-    path = os.environ.get(variable)
+def path_from(variable: str) -> Path:
+    """Return the path that an environment variable names, or skip the test."""
+    path = os.environ.get(variable, "")
     if not path or not Path(path).exists():
-        pytest.skip(f"{variable} names no file or folder")
+        pytest.skip(f"{variable} must name a file or folder that exists. Received: {path!r}.")
     return Path(path).resolve()
 
 
-def test_xception_reaches_0_79_and_the_client_measures_exactly_the_same(tmp_path: Path) -> None:
-    data, weights = given("CLOTHING_DATA"), given("XCEPTION_WEIGHTS")
+def probabilities(predictions: list[Prediction], labels: list[str]) -> np.ndarray:
+    """Return float64 (images, labels)."""
+    rows = [{score.label: score.probability for score in one.scores} for one in predictions]
+    return np.array([[row[label] for label in labels] for row in rows])
+
+
+def test_xception_reaches_0_79_and_the_client_gets_the_same_number_right(tmp_path: Path) -> None:
+    data, weights = path_from("CLOTHING_DATA"), path_from("XCEPTION_WEIGHTS")
     subprocess.run(
         [
             *(sys.executable, "-m", "trainer", "train", "--data", data, "--weights", weights),
@@ -38,28 +45,23 @@ def test_xception_reaches_0_79_and_the_client_measures_exactly_the_same(tmp_path
         check=True,
     )
     card = json.loads((tmp_path / "clothing/1/assets.extra/model_card.json").read_text())
-    measured = card["metrics"]["validation"]
-    print(f"\ntrainer: {measured['correct']} of {measured['count']} ({measured['accuracy']:.4f})")
-    assert measured["accuracy"] >= 0.79
+    validation, labels = card["metrics"]["validation"], card["labels"]
+    print(f"\ntrainer: {validation['correct']} of {validation['count']} ({validation['accuracy']:.4f})")
+    assert validation["accuracy"] >= 0.79
 
     paths = sorted(data.glob("validation/*/*"))
-    probabilities = {}
     with (
         serving("clothing", tmp_path / "clothing") as (address, _),
         Client(address, model="clothing", timeout_s=120) as client,
     ):
-        for via in ("images", "encoded"):
-            predictions = client.classify(paths, top_k=len(card["labels"]), via=via)
-            correct = sum(p.label == path.parent.name for p, path in zip(predictions, paths, strict=True))
-            print(f"client, via {via}: {correct} of {len(paths)}")
-            assert correct == measured["correct"]
-            probabilities[via] = np.array(
-                [
-                    [dict((s.label, s.probability) for s in p.scores)[k] for k in card["labels"]]
-                    for p in predictions
-                ]
-            )
-    difference = np.abs(probabilities["images"] - probabilities["encoded"]).max()
-    print(f"largest difference of a probability between the two ways: {difference:.1e}")
+        images = client.classify(paths, top_k=len(labels), via="images")
+        encoded = client.classify(paths, top_k=len(labels), via="encoded")
+    for via, predictions in (("images", images), ("encoded", encoded)):
+        correct = sum(one.label == path.parent.name for one, path in zip(predictions, paths, strict=True))
+        print(f"client, via {via}: {correct} of {len(paths)}")
+        assert correct == validation["correct"]
+
+    assert [one.label for one in images] == [one.label for one in encoded]
+    difference = np.abs(probabilities(images, labels) - probabilities(encoded, labels)).max()
+    print(f"largest difference of a probability between the request types: {difference:.1e}")
     assert difference <= 1e-4
-    assert (probabilities["images"].argmax(1) == probabilities["encoded"].argmax(1)).all()

@@ -21,11 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{arguments.prog}: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
-        if (error.name or "trainer").startswith("trainer"):  # a mistake of ours
+        package, _, _ = (error.name or "trainer").partition(".")
+        if package == "trainer":  # a bug
             raise
         print(
-            f"{arguments.prog}: needs packages of the extra `train`. Received: no module {error.name}. "
-            "pip install 'image-classifier-on-kubernetes[train]'.",
+            f"{arguments.prog}: needs the packages of the extra `{arguments.extra}`. Received: no module "
+            f"{package}. Run pip install 'image-classifier-on-kubernetes[{arguments.extra}]'.",
             file=sys.stderr,
         )
         return ConfigError.exit_code

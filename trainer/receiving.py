@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from trainer.errors import DataError, StorageError, TrainerError
-from trainer.runtime import archives
+from trainer.runtime import archives, storage
 
 CHECKSUM = "IMAGECLASSIFIER.sha256"
 """PAX header of each member."""
@@ -64,7 +64,9 @@ def take(directory: Path, source: IO[bytes], size_bytes: int) -> int:
     try:
         with tarfile.open(fileobj=limited, mode="r|") as tar:
             for member in archives.of_tar(tar):
-                _write(directory.joinpath(*member.path.parts), member.content, member.headers.get(CHECKSUM))
+                _write(
+                    directory.joinpath(*member.path.parts), member.content, member.headers.get(CHECKSUM, "")
+                )
                 count += 1
     except tarfile.TarError as error:
         raise DataError(f"What was sent is damaged: {error}.") from error
@@ -76,20 +78,22 @@ def take(directory: Path, source: IO[bytes], size_bytes: int) -> int:
     return count
 
 
-def _write(path: Path, content: IO[bytes], checksum: str | None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    digest = hashlib.sha256()
-    with partial.open("wb") as file:
+def _write(path: Path, content: IO[bytes], checksum: str) -> None:
+    def copy(file: IO[bytes]) -> None:
+        digest = hashlib.sha256()
         while chunk := content.read(_CHUNK_BYTES):
             digest.update(chunk)
             file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    if digest.hexdigest() != checksum:
-        partial.unlink()
-        raise DataError(f"{path.name} did not arrive as it was sent.")
-    partial.replace(path)
+        if digest.hexdigest() != checksum:
+            raise DataError(
+                f"{path.name} must arrive with the SHA-256 {checksum or '(none was sent)'}. Received: "
+                f"{digest.hexdigest()}. Send it again."
+            )
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The same file sent again has the same token: it overwrites what a killed receiver left.
+    token = hashlib.sha256(os.fsencode(path.name) + checksum.encode()).hexdigest()[:16]
+    storage.write_atomically(path, copy, token)
 
 
 class _Limited(io.RawIOBase):

@@ -30,7 +30,7 @@ from tests.local_server.sample_requests import (
     calls_of,
 )
 from trainer import run
-from trainer.export.published import PublishedVersion
+from trainer.export.published_version import PublishedVersion
 
 NOT_AN_IMAGE = b"not an image"
 # One directory, served under two names: `tiny` without labels, `labelled` with one.

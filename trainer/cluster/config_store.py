@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -55,10 +53,7 @@ class ConfigFile:
         """
         self.read()
         with storage.explain_errors("The model config file cannot be written", self._path):
-            # The directory's own lock: the file is replaced, and with it a lock that it had.
-            directory = os.open(self._path.resolve().parent, os.O_RDONLY)
-            try:
-                fcntl.flock(directory, fcntl.LOCK_EX)
-                storage.write_atomically(self._path.resolve(), change(self.read()))
-            finally:
-                os.close(directory)
+            path = self._path.resolve()
+            # A lock on the file would not hold: the write replaces the file.
+            with storage.locked(path.parent):
+                storage.write_atomically(path, change(self.read()))

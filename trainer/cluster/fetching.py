@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -43,7 +42,7 @@ def fetch(url: str, directory: Path, sha256: str | None) -> bool:
     """
     _check(url, sha256)
     origin = {"url": url, "sha256": sha256.lower() if sha256 else None}
-    with storage.explain_errors("The images cannot be fetched", directory), _turn(directory):
+    with storage.explain_errors("The images cannot be fetched", directory), _locked(directory):
         if _is_there(directory, origin):
             return False
         for old in directory.parent.glob(f".{directory.name}.*.fetching"):
@@ -64,15 +63,16 @@ def fetch(url: str, directory: Path, sha256: str | None) -> bool:
 
 
 @contextlib.contextmanager
-def _turn(directory: Path) -> Iterator[None]:
-    """Wait until no other process fetches into the directory; the kernel ends the turn of one that dies."""
+def _locked(directory: Path) -> Iterator[None]:
+    """Wait until no other process fetches into the directory, and keep others out while the block runs."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with directory.with_name(f".{directory.name}.lock").open("w") as file:
+    lock = directory.with_name(f".{directory.name}.lock")
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(storage.locked(lock, wait=False))
         except BlockingIOError:
-            print(f"Another process fetches into {directory}; waiting for it.", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            print(f"Waiting for another process that fetches into {directory}.", file=sys.stderr, flush=True)
+            stack.enter_context(storage.locked(lock))
         yield
 
 

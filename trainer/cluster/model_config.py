@@ -8,11 +8,9 @@ Source: tensorflow_serving/config/model_server_config.proto, file_system_storage
 
 from __future__ import annotations
 
-from typing import Any
-
 from google.protobuf import text_format
-from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from trainer.cluster.wire import ModelConfig, ModelServerConfig
 from trainer.errors import ConfigError
 
 _PREVIOUS = "-previous"
@@ -113,7 +111,7 @@ def _parse(text: str, where: object) -> ModelServerConfig:
         ) from error
 
 
-def _model(config: ModelServerConfig, name: str, where: object) -> Any:
+def _model(config: ModelServerConfig, name: str, where: object) -> ModelConfig:
     known = {model.name: model for model in config.model_config_list.config}
     if name not in known:
         raise ConfigError(

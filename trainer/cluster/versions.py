@@ -7,9 +7,6 @@ import json
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from trainer.cluster import model_config
 from trainer.cluster.config_store import ConfigStore
 from trainer.errors import ConfigError
@@ -68,6 +65,9 @@ def _version(path: Path, labels: dict[str, int]) -> Version:
 
 def print_versions(versions: list[Version], name: str) -> None:
     """Print them as a table."""
+    from rich.console import Console  # for the table only: promote and rollback don't need it
+    from rich.table import Table
+
     table = Table("version", "published", "validation accuracy", "labels", title=name)
     for one in versions:
         accuracy = "" if one.accuracy is None else f"{one.accuracy:.4f}"

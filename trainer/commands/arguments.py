@@ -5,22 +5,31 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
+Extra: TypeAlias = Literal["train", "cluster", "fetch"]
+"""An extra of pyproject.toml."""
+
+
 def add_command(
-    commands: Commands, name: str, summary: str, run: Callable[[argparse.Namespace], None]
+    commands: Commands,
+    name: str,
+    summary: str,
+    run: Callable[[argparse.Namespace], None],
+    extra: Extra = "train",
 ) -> argparse.ArgumentParser:
-    """Add a command; its arguments are the caller's to add.
+    """Add a command. The caller adds its arguments.
 
     Args:
       summary: one line for the list of commands and for its own --help.
-      run: what it does with the parsed arguments; raises TrainerError.
+      run: called with the parsed arguments; raises TrainerError.
+      extra: holds the packages that `run` imports; the error about a missing package names it.
     """
     command = commands.add_parser(name, help=summary, description=summary)
-    command.set_defaults(run=run, prog=command.prog)
+    command.set_defaults(run=run, prog=command.prog, extra=extra)
     return command
 
 

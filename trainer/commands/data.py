@@ -11,7 +11,11 @@ from trainer.commands.arguments import Commands, add_command, add_overlay
 def add(commands: Commands) -> None:
     """Add the two commands."""
     push = add_command(
-        commands, "push-data", "send a folder of images to the claim of the training Jobs", _push
+        commands,
+        "push-data",
+        "send a folder of images to the claim of the training Jobs",
+        _push,
+        extra="cluster",
     )
     push.add_argument(
         "directory", type=Path, metavar="DIR", help="what is not there yet is sent; hidden files are left out"
@@ -26,7 +30,11 @@ def add(commands: Commands) -> None:
     )
 
     fetch = add_command(
-        commands, "fetch-data", "fetch an archive of images into a folder, unless it is there", _fetch
+        commands,
+        "fetch-data",
+        "fetch an archive of images into a folder, unless it is there",
+        _fetch,
+        extra="fetch",
     )
     fetch.add_argument("url", metavar="URL", help="https, s3 or gs; .tar, .tar.gz or .zip")
     fetch.add_argument(

@@ -17,7 +17,9 @@ if TYPE_CHECKING:  # the cluster's client takes a second to import
 
 def add(commands: Commands) -> None:
     """Add the four commands."""
-    submit = add_command(commands, "submit", "start a training run on a cluster, from the manifests", _submit)
+    submit = add_command(
+        commands, "submit", "start a training run on a cluster, from the manifests", _submit, extra="cluster"
+    )
     add_overlay(submit)
     submit.add_argument(
         "--workers", type=_at_least_1, metavar="N", help="nodes that train together (components/multi-node)"
@@ -31,18 +33,20 @@ def add(commands: Commands) -> None:
     )
     submit.add_argument("--follow", action="store_true", help="print its log; end with its exit code")
 
-    jobs = add_command(commands, "jobs", "list the training runs on a cluster", _jobs)
+    jobs = add_command(commands, "jobs", "list the training runs on a cluster", _jobs, extra="cluster")
     jobs.add_argument("--json", action="store_true", help="one JSON object a line")
     add_namespace(jobs)
 
-    logs = add_command(commands, "logs", "print the log of a training run on a cluster", _logs)
+    logs = add_command(
+        commands, "logs", "print the log of a training run on a cluster", _logs, extra="cluster"
+    )
     logs.add_argument("job", metavar="JOB", help="its name, as `submit` and `jobs` print it")
     logs.add_argument(
         "--follow", action="store_true", help="go on until the run ends; end with its exit code"
     )
     add_namespace(logs)
 
-    cancel = add_command(commands, "cancel", "end a training run on a cluster", _cancel)
+    cancel = add_command(commands, "cancel", "end a training run on a cluster", _cancel, extra="cluster")
     cancel.add_argument("job", metavar="JOB", help="its name, as `submit` and `jobs` print it")
     add_namespace(cancel)
 

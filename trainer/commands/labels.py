@@ -16,13 +16,19 @@ _LABEL = "stable"
 
 def add(commands: Commands) -> None:
     """Add the three commands."""
-    listing = add_command(commands, "versions", "list the published versions and their labels", _run_versions)
+    listing = add_command(
+        commands, "versions", "list the published versions and their labels", _run_versions, extra="cluster"
+    )
     _add_model(listing, model_dir_required=True)
     _add_store(listing, required=False)
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
 
     promoting = add_command(
-        commands, "promote", "point a label at a version; a running server follows", _run_promote
+        commands,
+        "promote",
+        "point a label at a version; a running server follows",
+        _run_promote,
+        extra="cluster",
     )
     promoting.add_argument("version", type=int, metavar="VERSION", help="number of a published version")
     _add_label(promoting)
@@ -30,7 +36,11 @@ def add(commands: Commands) -> None:
     _add_store(promoting, required=True)
 
     back = add_command(
-        commands, "rollback", "point a label where it pointed before; a running server follows", _run_rollback
+        commands,
+        "rollback",
+        "point a label where it pointed before; a running server follows",
+        _run_rollback,
+        extra="cluster",
     )
     _add_label(back)
     _add_model(back, model_dir_required=False)

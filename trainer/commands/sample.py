@@ -1,4 +1,4 @@
-"""The demo's image set: small drawings that a person can tell apart at a glance, made from a seed."""
+"""The demo's image set: small drawings of six classes, made from a seed."""
 
 from __future__ import annotations
 

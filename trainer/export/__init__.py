@@ -1,12 +1,13 @@
 """Write, check and publish the versions of a model that TensorFlow Serving loads, and remove old ones.
 
-Modules: signatures, model_card, published, export_check, warmup, release, publishing, retention, pretrained.
+Modules: signatures, model_card, published_version, export_check, warmup, release, publishing, retention and
+pretrained.
 """
 
 from trainer.export.export_check import ExportCheck
 from trainer.export.model_card import ModelCard
 from trainer.export.pretrained import export_pretrained
-from trainer.export.published import PublishedVersion
+from trainer.export.published_version import PublishedVersion
 from trainer.export.publishing import ModelDirectory
 from trainer.export.release import check_and_warm_up
 from trainer.export.retention import protected_versions, remove_old_versions

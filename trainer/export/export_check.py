@@ -23,7 +23,7 @@ import tensorflow as tf
 from serving_client import preprocessing
 from trainer.data import ImageExamples
 from trainer.errors import ExportMismatchError
-from trainer.export.published import PublishedVersion
+from trainer.export.published_version import PublishedVersion
 from trainer.model import logits_per_class
 
 MAX_DIFFERENCE = 1e-4

@@ -8,18 +8,15 @@ MODEL_DIR/NAME/.runs/RUN_ID/  the files of a run: settings, history, trained wei
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from trainer.export.model_card import CARD_FILE_NAME, ModelCard
-from trainer.runtime import storage
+from trainer.runtime import storage, volumes
 from trainer.runtime.storage import explain_errors
 
 _STAGING = ".staging-"
@@ -39,16 +36,14 @@ class ModelDirectory:
         Raises:
           StorageError: it cannot.
         """
-        # Not the process id: in every Pod the trainer is process 1, and several workers start at once.
-        token = secrets.token_hex(4)
-        probe, renamed = (self.path / f".probe-{token}{suffix}" for suffix in ("", "-renamed"))
-        with explain_errors("The model directory is not writable", self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe.mkdir()
-            probe.rename(renamed)
-            renamed.rmdir()
-            with contextlib.suppress(BlockingIOError), self._locked(fcntl.LOCK_NB):
-                pass  # another run that is publishing at this moment is no obstacle
+        volumes.check_writable(self.path, "The model directory is not writable")
+        volumes.check_renames_folders(self.path)
+        with (
+            explain_errors("The model directory cannot be locked", self.path),
+            contextlib.suppress(BlockingIOError),  # another run is publishing: locks work
+            storage.locked(self._lock_file, wait=False),
+        ):
+            pass
 
     @property
     def runs(self) -> Path:
@@ -81,14 +76,14 @@ class ModelDirectory:
         """
         with (
             explain_errors("The model directory cannot take a version", self.path),
-            self._locked() as highest_ever,
+            self.locked() as lock,
         ):
             if published := self._version_of(card.run_id):
                 return published  # the run's process was killed after it published
             for leftover in self.path.glob(f"{_STAGING}*"):  # of a process that was killed
                 shutil.rmtree(leftover)
             version = max(self.versions(), default=0)
-            version = max(version, int(highest_ever.read() or 0)) + 1
+            version = max(version, int(os.pread(lock, 20, 0) or 0)) + 1
             staging = self.path / f"{_STAGING}{version}"
             try:
                 text = card.to_json(version)
@@ -99,9 +94,7 @@ class ModelDirectory:
                 finish(staging)
                 storage.sync_tree(staging)
                 # Before the rename, because nothing may fail once the version is visible.
-                highest_ever.seek(0)
-                highest_ever.write(str(version))
-                highest_ever.flush()
+                os.pwrite(lock, str(version).encode(), 0)
                 staging.rename(self.path / str(version))
                 storage.sync(self.path)
             except BaseException:
@@ -118,18 +111,15 @@ class ModelDirectory:
         return None
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Block every publisher while the `with` block runs."""
-        with self._locked():
-            yield
+    def locked(self) -> Iterator[int]:
+        """Block every other publisher while the `with` block runs.
 
-    @contextmanager
-    def _locked(self, flags: int = 0) -> Iterator[TextIO]:
-        """Let one publisher in at a time; the kernel frees the lock of a process that dies.
-
-        Yields the lock's own file, which holds the highest number that was ever published.
+        Yields:
+          The descriptor of the lock's file, which holds the highest number that was ever published.
         """
-        descriptor = os.open(self.path / ".publish.lock", os.O_RDWR | os.O_CREAT, 0o666)
-        with os.fdopen(descriptor, "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | flags)
-            yield file
+        with storage.locked(self._lock_file) as descriptor:
+            yield descriptor
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / ".publish.lock"

@@ -9,7 +9,7 @@ import keras
 
 from trainer.data import ImageExamples
 from trainer.export.export_check import ExportCheck, check_export, preprocess_as_client, sample_examples
-from trainer.export.published import PublishedVersion
+from trainer.export.published_version import PublishedVersion
 from trainer.export.warmup import write_warmup_requests
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import secrets
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,11 +19,11 @@ from trainer.data import (
     invalid_images_error,
     scan_split,
 )
-from trainer.errors import DataError, StorageError, join_names
+from trainer.errors import DataError, join_names
 from trainer.export import PublishedVersion
 from trainer.model import loss_function
 from trainer.report.report import HTML_NAME, Report, Timings, write_report
-from trainer.runtime import progress
+from trainer.runtime import progress, volumes
 from trainer.training import Metrics, SplitResult, measure_logits
 
 _INFERENCE = "inference"
@@ -111,15 +110,8 @@ def _directory(output: Path | None, version: PublishedVersion) -> Iterator[Path]
     name = f"{version.number}-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     directory = output or version.path.parent / ".evaluations" / name
     is_new = not directory.exists()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        raise StorageError(
-            f"The report cannot be written into {directory}: {error.strerror}. "
-            f"Name {'another' if output else 'a'} folder with --output."
-        ) from error
+    advice = f"Name {'another' if output else 'a'} folder with --output."
+    volumes.check_writable(directory, "The report cannot be written", advice)
     try:
         yield directory
     except BaseException:

@@ -1,8 +1,9 @@
-"""Files on shared storage: written whole or not at all, and refusals of the file system in one line."""
+"""Files on shared storage: atomic writes, locks between processes, and file system errors in one line."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -14,43 +15,46 @@ from typing import BinaryIO
 
 from trainer.errors import StorageError
 
+CHECK_VOLUME = "Check that the volume is mounted, has free space, and that this user may write to it."
+"""What to do about most errors of a file system."""
+
 _PARTIAL = ".partial"
-# By name: importing TensorFlow takes seconds, and not every command needs it.
-_TENSORFLOW_REFUSALS = ("NotFoundError", "PermissionDeniedError", "ResourceExhaustedError")
+# By name, because importing TensorFlow takes seconds and not every command needs it.
+_TENSORFLOW_ERRORS = ("NotFoundError", "PermissionDeniedError", "ResourceExhaustedError")
 
 
 @contextmanager
-def explain_errors(what: str, path: Path) -> Iterator[None]:
-    """Turn a file system's refusal inside the block into a StorageError."""
+def explain_errors(what: str, path: Path, advice: str = CHECK_VOLUME) -> Iterator[None]:
+    """Turn an error of the file system inside the block into a StorageError."""
     try:
         yield
     except Exception as error:
-        reason = _refusal(error)
+        reason = _file_system_reason(error)
         if reason is None:
             raise
-        raise StorageError(
-            f"{what}: {path}: {reason}. Check that the volume is there, has space, and that this user may "
-            "write to it."
-        ) from error
+        raise StorageError(f"{what}: {path}: {reason}. {advice}") from error
 
 
-def _refusal(error: Exception) -> str | None:
-    """Return what a file system said, to Python or to TensorFlow; None: it was not a file system."""
+def _file_system_reason(error: Exception) -> str | None:
+    """Return what the file system reported, to Python or to TensorFlow; None for any other error."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    if type(error).__module__.startswith("tensorflow.") and type(error).__name__ in _TENSORFLOW_REFUSALS:
+    if type(error).__module__.startswith("tensorflow.") and type(error).__name__ in _TENSORFLOW_ERRORS:
         return str(getattr(error, "message", error))
     return None
 
 
-def write_atomically(path: Path, content: str | Callable[[BinaryIO], object]) -> None:
+def write_atomically(
+    path: Path, content: str | Callable[[BinaryIO], object], token: str | None = None
+) -> None:
     """Replace a file so that a reader, or a crash, finds either the old content or the new.
 
     Args:
-      content: text, or a function that writes to the open file.
+      content: text, or a function that writes to the open file. When it raises, the old content stays.
+      token: names the partial file, so that a second try overwrites what a killed process left. By default
+        every call has a partial file of its own: several workers may be writing the same file.
     """
-    # A name of its own: several workers may be writing the same file.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
+    partial = path.with_name(f".{token or secrets.token_hex(8)}{_PARTIAL}")
     try:
         with partial.open("wb") as file:
             if isinstance(content, str):
@@ -67,15 +71,39 @@ def write_atomically(path: Path, content: str | Callable[[BinaryIO], object]) ->
 
 
 def remove_partial(directory: Path, older_than_s: float) -> None:
-    """Remove what processes that were killed had begun to write into a directory."""
+    """Remove the partial files that killed processes left in a directory."""
     for partial in directory.glob(f".*{_PARTIAL}"):
         with contextlib.suppress(FileNotFoundError):  # it is being renamed
             if time.time() - partial.stat().st_mtime > older_than_s:
                 partial.unlink()
 
 
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
+    """Lock a file or a directory against other processes while the block runs.
+
+    The kernel frees the lock of a process that dies, so a lock file can stay where it is.
+
+    Args:
+      path: a directory, or a file, which is created if necessary. Its content is left alone.
+      wait: wait until no other process holds the lock.
+    Yields:
+      The descriptor that holds the lock. That of a file is open for reading and writing.
+    Raises:
+      BlockingIOError: `wait` is false, and another process holds the lock.
+    """
+    # NFS locks only what is open for writing, which a directory cannot be.
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def sync_tree(directory: Path) -> None:
-    """Have every file and folder reach the disk."""
+    """Flush every file and folder of a tree to the disk."""
     for parent, _, names in os.walk(directory):
         for name in names:
             sync(Path(parent, name))
@@ -83,7 +111,7 @@ def sync_tree(directory: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have one file, or the names in one folder, reach the disk."""
+    """Flush one file, or the names in one folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -92,7 +120,7 @@ def sync(path: Path) -> None:
 
 
 def check_space(directory: Path, needed_bytes: int, what: str) -> None:
-    """Raise StorageError unless the directory's volume has that much free space."""
+    """Raise StorageError unless the directory's volume has enough free space."""
     free_bytes = shutil.disk_usage(directory).free
     if needed_bytes > free_bytes:
         raise StorageError(

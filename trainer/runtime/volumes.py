@@ -1,8 +1,7 @@
-"""What a volume must be able to do before hours of training rely on it."""
+"""Checks of a volume, before hours of training rely on it."""
 
 from __future__ import annotations
 
-import fcntl
 import secrets
 import shutil
 import subprocess
@@ -13,13 +12,32 @@ from trainer.errors import StorageError
 from trainer.runtime import storage
 
 
-def check_writable(directory: Path) -> None:
-    """Make the directory and a file in it; raise StorageError if that cannot be done."""
-    with storage.explain_errors("The directory must be writable", directory):
+def check_writable(
+    directory: Path, what: str = "The directory must be writable", advice: str = storage.CHECK_VOLUME
+) -> None:
+    """Create the directory, and create and remove a file in it.
+
+    Args:
+      what, advice: how the error begins and ends.
+    Raises:
+      StorageError: one of these cannot be done.
+    """
+    with storage.explain_errors(what, directory, advice):
         directory.mkdir(parents=True, exist_ok=True)
         probe = _probe(directory)
         probe.touch()
         probe.unlink()
+
+
+def check_renames_folders(directory: Path) -> None:
+    """Raise StorageError unless a folder in the directory can be renamed."""
+    with storage.explain_errors("The directory must be able to rename folders", directory):
+        folder = _probe(directory)
+        folder.mkdir()
+        try:
+            folder = folder.rename(_probe(directory))
+        finally:
+            folder.rmdir()
 
 
 def check_replaces_and_locks(directory: Path) -> None:
@@ -31,8 +49,8 @@ def check_replaces_and_locks(directory: Path) -> None:
                 storage.write_atomically(probe, content)
             if probe.read_text() != "new":
                 raise StorageError(
-                    f"{directory}: a rename must replace a file, and the old one is still there. Use a local "
-                    "disk, NFS 4, CephFS or EFS."
+                    f"{directory}: a rename must replace a file. Received: the old content after the rename. "
+                    "Use a local disk, NFS 4, CephFS or EFS."
                 )
             _check_lock(probe)
         finally:
@@ -40,7 +58,8 @@ def check_replaces_and_locks(directory: Path) -> None:
 
 
 def _probe(directory: Path) -> Path:
-    """Return a name that TensorFlow Serving ignores and no other worker takes at the same time."""
+    """Return a name that TensorFlow Serving ignores and that no other worker chooses at the same time."""
+    # Not the process id: in every pod the trainer is process 1.
     return directory / f".probe-{secrets.token_hex(4)}"
 
 
@@ -55,28 +74,27 @@ with open(sys.argv[1]) as file:
 
 
 def _check_lock(path: Path) -> None:
-    """Raise StorageError unless a lock keeps another process out: on some mounts it is granted to all."""
-    with path.open("r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """Raise StorageError unless a lock keeps another process out: some mounts grant it to every process."""
+    with storage.locked(path, wait=False):
         # Another process, not another descriptor: on NFS a lock belongs to the whole process.
         other = subprocess.run([sys.executable, "-I", "-S", "-c", _TRY_LOCK, path], capture_output=True)
     if other.returncode == 0:
         raise StorageError(
-            f"{path.parent}: locks must keep other processes out, and a second process was given one that is "
-            "held already. Use a local disk, NFS 4, CephFS or EFS, not an object store mounted as a folder."
+            f"{path.parent}: locks must keep other processes out. Received: a second process got the same "
+            "lock. Use a local disk, NFS 4, CephFS or EFS, not an object store mounted as a folder."
         )
 
 
 def check_space(directory: Path, needed_bytes: int, what: str) -> str:
-    """Return how much is free where the directory is, or will be.
+    """Return how much space is free where the directory is, or will be.
 
     Raises:
       StorageError: less than needed.
     """
-    there = _nearest_that_exists(directory)
-    with storage.explain_errors("The volume cannot be looked at", there):
-        storage.check_space(there, needed_bytes, what)
-        free_bytes = shutil.disk_usage(there).free
+    existing = _nearest_that_exists(directory)
+    with storage.explain_errors("The free space of the volume cannot be read", existing):
+        storage.check_space(existing, needed_bytes, what)
+        free_bytes = shutil.disk_usage(existing).free
     return f"{free_bytes / 1e9:.1f} GB free in {directory}"
 
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import hashlib
 import json
-import os
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,13 +23,15 @@ from trainer.errors import ConfigError, StorageError
 from trainer.runtime import storage
 from trainer.training.devices import Devices
 
+_LOCK = ".lock"
+
 
 class RunDirectory:
     """The files of one run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: int | None = None
+        self._lock = contextlib.ExitStack()
 
     @property
     def run_id(self) -> str:
@@ -70,12 +70,13 @@ class RunDirectory:
         """
         with storage.explain_errors("The model directory cannot take the run's files", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.path)
-        if self._lock is None:
-            raise StorageError(
-                f"Run {self.run_id} is being trained by another process, which holds {self.path}/.lock. "
-                "Wait until it ends, or give this one another --run-id."
-            )
+            try:
+                self._lock.enter_context(storage.locked(self.path / _LOCK, wait=False))
+            except BlockingIOError as error:
+                raise StorageError(
+                    f"Run {self.run_id} is being trained by another process, which holds "
+                    f"{self.path}/{_LOCK}. Wait until it ends, or give this one another --run-id."
+                ) from error
         try:
             storage.remove_partial(self.path, older_than_s=0)
             if (self.path / "identity").exists():
@@ -88,8 +89,7 @@ class RunDirectory:
 
     def release(self) -> None:
         """Let other processes in again."""
-        if self._lock is not None:
-            os.close(self._lock)
+        self._lock.close()
 
     def _check_same(self, config: TrainConfig, identity: str) -> None:
         if (self.path / "identity").read_text(encoding="utf-8") == identity:
@@ -139,19 +139,8 @@ def choose_run_id(runs: Path, config: TrainConfig, identity: str) -> str:
     for file in sorted(runs.glob("*/identity"), reverse=True):
         unfinished = not (file.parent / "outcome.json").exists()
         same = unfinished and file.read_text(encoding="utf-8") == identity
-        if same and (lock := _lock(file.parent)) is not None:
-            os.close(lock)
-            return file.parent.name
+        if same:
+            with contextlib.suppress(BlockingIOError), storage.locked(file.parent / _LOCK, wait=False):
+                return file.parent.name
     started = datetime.datetime.now(datetime.timezone.utc)
     return f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-
-
-def _lock(directory: Path) -> int | None:
-    """Return a file descriptor that holds the run, None if another process does; it ends with its process."""
-    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor

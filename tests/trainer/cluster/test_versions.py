@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -97,12 +95,3 @@ def test_of_many_edits_at_once_none_is_lost(directory: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(model_config.labels(store.read(), "m", store)) == 21
-
-
-def test_promote_takes_a_moment_because_it_imports_no_tensorflow(directory: Path) -> None:
-
-    code = (
-        "import sys; from trainer import cli; cli.main(sys.argv[1:]); sys.exit('tensorflow' in sys.modules)"
-    )
-    flags = ["--name", "m", "--model-config", str(directory / "models.config")]
-    assert subprocess.run([sys.executable, "-c", code, "promote", "10", *flags]).returncode == 0

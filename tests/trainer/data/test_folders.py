@@ -40,6 +40,14 @@ def test_validation_split_takes_a_share_of_each_class_and_nothing_twice(tmp_path
     assert splits != scan_folders(tmp_path, validation_split=0.2, seed=2).splits
 
 
+def test_adding_a_class_does_not_change_what_is_held_out_of_the_others(tmp_path: Path) -> None:
+    make_tree(tmp_path, {"b": 10, "c": 10})
+    before = scan_folders(tmp_path, validation_split=0.3).splits["validation"].paths
+    make_tree(tmp_path, {"a": 7})
+    after = scan_folders(tmp_path, validation_split=0.3).splits["validation"].paths
+    assert [path for path in after if path.parent.name != "a"] == list(before)
+
+
 def test_other_files_are_ignored_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make_tree(tmp_path, {"a": 2, "b": 2})
     (tmp_path / "a" / "labels.csv").touch()

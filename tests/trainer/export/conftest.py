@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import keras
@@ -56,3 +57,18 @@ def exported(tmp_path_factory: pytest.TempPathFactory, image_tree: Path, weights
         lambda staging: check_and_warm_up(staging, network, examples, LARGEST_BATCH),
     )
     return Exported(directory.path / str(version), card, network, examples)
+
+
+@pytest.fixture
+def synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, frozenset[str]]]:
+    """Each path that is synced to disk from now on, with the names in tmp_path/m at that moment."""
+    calls: list[tuple[Path, frozenset[str]]] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        fsync(descriptor)
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        calls.append((path, frozenset(os.listdir(tmp_path / "m"))))
+
+    monkeypatch.setattr(os, "fsync", record)
+    return calls

@@ -105,7 +105,7 @@ def check_probabilities(
         pytest.param([0.9, 0.6, 0.3], [], id="equal"),
         pytest.param([0.9, 0.6 + 0.9e-4, 0.3], [], id="just within the limit"),
         pytest.param([0.9, 0.6 + 1.1e-4, 0.3], [1], id="just beyond the limit"),
-        pytest.param([0.9, 0.6, float("nan")], [2], id="not a number"),
+        pytest.param([float("nan"), 0.6, 0.3], [0], id="not a number, with the same label"),
         pytest.param([0.8, 0.6, 0.2], [0, 2], id="two of three"),
     ],
 )

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -88,6 +89,31 @@ def test_a_number_is_never_used_twice(tmp_path: Path) -> None:
     for removed in ("2", "3"):  # a rollback
         shutil.rmtree(directory.path / removed)
     assert directory.publish(CARD, save_slowly) == 4
+
+
+def test_a_run_publishes_once(tmp_path: Path) -> None:
+    directory = ModelDirectory(tmp_path, "m")
+    directory.prepare()
+    card = dataclasses.replace(CARD, run_id="monday")
+    assert directory.publish(card, save_slowly) == 1
+    assert directory.publish(card, save_slowly) == 1
+    assert directory.publish(dataclasses.replace(CARD, run_id="tuesday"), save_slowly) == 2
+    assert directory.publish(card, save_slowly) == 1
+    assert directory.versions() == [1, 2]
+
+
+def test_every_file_is_on_disk_before_the_version_is_visible_and_the_rename_after(
+    tmp_path: Path, synced: list[tuple[Path, frozenset[str]]]
+) -> None:
+    directory = ModelDirectory(tmp_path, "m")
+    directory.prepare()
+    synced.clear()
+    directory.publish(CARD, save_slowly)
+    version = directory.path / "1"
+    staging = directory.path / ".staging-1"
+    while_staged = {path for path, names in synced if staging.name in names}
+    assert {staging / path.relative_to(version) for path in [version, *version.rglob("*")]} <= while_staged
+    assert [path for path, names in synced if version.name in names] == [directory.path]
 
 
 def test_a_failed_rename_publishes_nothing_and_skips_the_number(tmp_path: Path) -> None:

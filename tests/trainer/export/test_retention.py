@@ -62,6 +62,16 @@ def test_no_reader_sees_a_partly_removed_version(
     assert not incomplete
 
 
+def test_each_rename_is_on_disk_before_the_deletion(
+    directory: ModelDirectory, synced: list[tuple[Path, frozenset[str]]]
+) -> None:
+    synced.clear()
+    assert remove_old_versions(directory, 3, ()) == [1, 2]
+    names = [names for path, names in synced if path == directory.path]
+    assert any(".removed-1" in at_once and "1" not in at_once for at_once in names)
+    assert any(".removed-2" in at_once and "2" not in at_once for at_once in names)
+
+
 KILLED_REMOVAL = """
 import os, pathlib, shutil, sys
 from trainer.export import ModelDirectory, remove_old_versions

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tests.conftest import tiny_saved_model
 from tests.trainer.export.conftest import Exported
 from trainer.errors import ConfigError, DataError, StorageError
-from trainer.export.published import PublishedVersion
+from trainer.export.published_version import PublishedVersion
 
 CARD = Path("assets.extra", "model_card.json")
 
