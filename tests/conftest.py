@@ -1,4 +1,4 @@
-"""Real parts for all tests: a small image set, a tiny backbone with usable weights, a served version."""
+"""Fixtures of real parts: a small image set, a backbone with its weights, a version and its server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trainer.training.distribution import configure_logical_cpus
 # Logical devices are fixed with the first operation, so every test runs with two.
 configure_logical_cpus(2)
 
-# The servers of the tests are on this machine: a proxy for the way out must not be asked for them.
+# The servers of the tests run on this machine; no proxy leads to them.
 for _name in [name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy")]:
     del os.environ[_name]
 
@@ -46,9 +46,9 @@ def image_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """VGG16's weights: random, scaled so that the signal survives all of its layers.
 
-    Few layers make it the quickest to trace, and its input (BGR, mean subtracted) the one that a
-    mistake in preprocessing shows most in. As Keras initializes them, the features of a random
-    backbone all but vanish, and every comparison of its answers would hold for nothing.
+    VGG16 has few layers, so it is quick to trace, and its input (BGR, mean subtracted) shows mistakes in
+    preprocessing. With the weights that Keras draws, the features all but vanish, and any comparison of
+    two answers would succeed.
     """
     keras.utils.set_random_seed(0)
     network = keras.applications.VGG16(
@@ -65,7 +65,7 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def settings(image_tree: Path, weights_file: Path) -> dict[str, Any]:
-    """Settings of a run that takes seconds; a test adds model_dir and what it is about."""
+    """Settings of a run that takes seconds; a test adds model_dir and its own changes."""
     return {
         "data": image_tree,
         "name": "tiny",
@@ -81,7 +81,7 @@ def settings(image_tree: Path, weights_file: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory, settings: dict[str, Any]) -> run.Published:
-    """A version that the real trainer published; not to be changed."""
+    """A version that a run has published; tests must not change it."""
     return run.train(TrainConfig(model_dir=tmp_path_factory.mktemp("models"), **settings))
 
 
@@ -117,7 +117,7 @@ class serving:
 
 @pytest.fixture
 def read_only_directory() -> Iterator[Path]:
-    """A directory that this process, acting as no root if it is root, may read and not write."""
+    """A directory that this process may read but not write; root acts as another user meanwhile."""
     directory = Path(tempfile.mkdtemp())  # pytest's own tmp_path is closed to other users
     directory.chmod(0o555)
     user = os.geteuid()
@@ -131,7 +131,7 @@ def read_only_directory() -> Iterator[Path]:
 
 
 def tiny_saved_model(directory: Path, answer: float) -> None:
-    """Write a SavedModel that answers one constant, in the shape of the export contract."""
+    """Write a SavedModel that returns a constant, in the shape of the export contract."""
 
     class Constant(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
         @tf.function(  # type: ignore[untyped-decorator]  # TensorFlow has no types

@@ -32,7 +32,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory, settings: Settings, publishe
 
 @pytest.fixture(scope="module")
 def poor(tmp_path_factory: pytest.TempPathFactory, quick: Settings) -> run.Published:
-    """Version 1 after a single epoch; not to be changed."""
+    """Version 1 after a single epoch; tests must not change it."""
     return run.train(TrainConfig(**{**quick, "model_dir": tmp_path_factory.mktemp("poor")}))
 
 

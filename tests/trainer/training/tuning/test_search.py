@@ -57,7 +57,7 @@ def test_the_table_is_ranked_and_its_counts_are_exact(tuned: Tuned) -> None:
     assert tuned.trials[0].val_accuracy > tuned.trials[-1].val_accuracy  # type: ignore[operator]  # not None: the trial was run
 
 
-@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("place", [0, pytest.param(-1, marks=pytest.mark.soak)])
 def test_train_with_a_trials_settings_gives_the_same(tuned: Tuned, tmp_path: Path, place: int) -> None:
     """Dropout and an hidden layer too: the same initial weights, the same order, the same masks."""
     chosen = [one for one in tuned.trials if one.hidden_units and one.dropout][place]
