@@ -98,6 +98,34 @@ def test_each_image_runs_once_and_a_changed_one_alone_runs_again(
     assert len(array(mean)) == 49
 
 
+def test_a_row_that_one_cache_lacks_is_computed_for_all(
+    tmp_path: Path, tree: Path, forward: Counting
+) -> None:
+    first, second = caches(tmp_path)
+    extractor(forward).store(examples(tree), [first, second], "train")
+    shutil.rmtree(second.directory)
+    forward.steps.clear()
+    mean, small = extractor(forward).store(examples(tree), caches(tmp_path), "train")
+    assert sum(forward.steps) == 48
+    assert len(array(mean)) == len(array(small)) == 48
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOfTwoWorkers(Devices):
+    """The first of two workers; the other one never stores its shard."""
+
+    def worker_shard(self, rows: np.ndarray) -> np.ndarray:
+        return rows[: len(rows) // 2]
+
+
+def test_a_worker_computes_its_shard_only(tmp_path: Path, tree: Path, forward: Counting) -> None:
+    devices = OneOfTwoWorkers(mirrored_devices(2).strategy)
+    extraction = Extraction(lambda: forward, devices, 8, Stop())
+    with pytest.raises(StorageError, match=r"24 of 48.*--cache-dir"):
+        extraction.store(examples(tree), caches(tmp_path), "train")
+    assert sum(forward.steps) == extraction.images == 24
+
+
 def test_copies_are_stored_beside_the_images_and_another_seed_makes_others(
     tmp_path: Path, tree: Path, forward: Counting
 ) -> None:
