@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
@@ -10,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import keras
-import tensorflow as tf
 
 from trainer.config import TrainConfig
 from trainer.data import ImageExamples, ImageSet, ScreenedImages
@@ -146,26 +144,28 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Published:
             run_id=directory.run_id,
             resize_filter=config.resize_filter,
         )
+        examples = ImageExamples(
+            validation,
+            architecture.backbone,
+            architecture.image_size_px,
+            resize_filter=config.resize_filter,
+        )
+        # The other workers wait for the chief, so that none of them ends before there is a version.
         with timings.measure("export"):
-            version = _publish(
-                models,
-                card,
-                exported,
-                ImageExamples(
-                    validation,
-                    architecture.backbone,
-                    architecture.image_size_px,
-                    resize_filter=config.resize_filter,
+            version = devices.chief_text(
+                lambda: _publish(
+                    config,
+                    models,
+                    card,
+                    exported,
+                    examples,
+                    record,
+                    stop,
+                    on_check=lambda check: record.report(splits, measured, check),
                 ),
-                config.warmup_batch_size,
-                devices,
-                stop,
-                on_check=lambda check: record.report(splits, measured, check),
+                is_last=True,
             )
-        record.end({"version": version, "metrics": card.metrics})
-        if devices.is_chief and config.keep_versions:
-            _remove_old(models, config.keep_versions, config.model_config)
-        return Published(models.path / str(version), metrics, directory.path)
+        return Published(models.path / version, metrics, directory.path)
 
 
 def _earlier_result(models: ModelDirectory, run_id: str) -> Published | None:
@@ -213,29 +213,28 @@ def _gate(config: TrainConfig, candidate: Metrics, models: ModelDirectory, valid
 
 
 def _publish(
+    config: TrainConfig,
     models: ModelDirectory,
     card: ModelCard,
     exported: keras.Model,
     examples: ImageExamples,
-    warmup_batch_size: int,
-    devices: Devices,
+    record: RunRecord,
     stop: Stop,
     on_check: Callable[[ExportCheck], object],
-) -> int:
-    """Have the chief publish; the other workers wait, so that none of them ends before there is a version."""
-    if not devices.is_chief:
-        return int(devices.from_chief(""))
+) -> str:
+    """Publish the next version and end the run; return the version's number."""
     stop.check()
     version = models.publish(
         card,
         lambda path, text: save_signatures(
             path, exported, card.backbone, card.image_size_px, text, card.resize_filter
         ),
-        finish=lambda path: check_and_warm_up(path, exported, examples, warmup_batch_size, on_check),
+        finish=lambda path: check_and_warm_up(path, exported, examples, config.warmup_batch_size, on_check),
     )
-    with contextlib.suppress(tf.errors.OpError):  # losing another worker now changes nothing
-        devices.from_chief(str(version))
-    return version
+    record.end({"version": version, "metrics": card.metrics})
+    if config.keep_versions:
+        _remove_old(models, config.keep_versions, config.model_config)
+    return str(version)
 
 
 def _remove_old(models: ModelDirectory, keep: int, model_config: Path | None) -> None:

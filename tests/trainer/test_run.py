@@ -17,7 +17,7 @@ from trainer.errors import ConfigError, DataError, NotGoodEnoughError
 from trainer.export import PublishedVersion
 from trainer.model import loss_function
 from trainer.runtime.stopping import Stop
-from trainer.training import Metrics, measure_logits
+from trainer.training import Devices, Metrics, measure_logits
 
 Settings = dict[str, Any]
 
@@ -216,6 +216,23 @@ def test_a_named_run_publishes_one_version_however_often_it_is_started(
     (first.run_directory / "outcome.json").unlink()
     assert run.train(config).path == first.path
     assert versions(tmp_path) == ["1"]
+
+
+def test_the_run_has_ended_before_the_chief_lets_the_other_workers_go(
+    model_dir: Path, quick: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a chief that is killed in between would start again, and wait for workers that are done."""
+    outcome = model_dir / "tiny" / ".runs" / "once" / "outcome.json"
+    has_ended: dict[str, bool] = {}
+    from_chief = Devices.from_chief
+
+    def spy(devices: Devices, text: str) -> str:
+        has_ended[text] = outcome.exists()
+        return from_chief(devices, text)
+
+    monkeypatch.setattr(Devices, "from_chief", spy)
+    published = run.train(TrainConfig(**{**quick, "model_dir": model_dir, "run_id": "once"}))
+    assert has_ended == {"once": False, "": False, published.path.name: True}
 
 
 @pytest.mark.parametrize("feature_cache", [True, pytest.param(False, marks=pytest.mark.soak)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import zlib
 from collections.abc import Callable
@@ -89,9 +90,18 @@ class Devices:
             buffer[: len(encoded)] = encoded
         return bytes(self.sum(buffer).astype(np.uint8)).rstrip(b"\0").decode(errors="ignore")
 
-    def chief_text(self, make: Callable[[], str]) -> str:
-        """Return on all workers the text that the chief makes; each waits for the others."""
-        return self.from_chief(make() if self.is_chief else "")
+    def chief_text(self, make: Callable[[], str], *, is_last: bool = False) -> str:
+        """Return on all workers the text that the chief makes; each waits for the others.
+
+        Args:
+          is_last: the workers need each other no more after this, so the chief ignores that one is lost.
+        """
+        if not self.is_chief:
+            return self.from_chief("")
+        text = make()
+        with contextlib.suppress(*([tf.errors.OpError] if is_last else [])):
+            self.from_chief(text)
+        return text
 
     def wait_for_all(self, state: str = "") -> None:
         """Return when every worker has reached this call.
