@@ -1,4 +1,4 @@
-"""`python -m trainer COMMAND`: arguments → settings → one function; the only place that exits."""
+"""`python -m trainer COMMAND`: parse the arguments, run one command, return its exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.errors import ConfigError, TrainerError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code: 0, or the error's own (trainer/errors.py)."""
+    """Run one command. Return 0, or the exit code of its error (trainer/errors.py)."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, handlers=[_StderrHandler()])
     try:
@@ -37,14 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to what sys.stderr is at that moment: a progress bar puts lines above itself that way."""
+    """Writes to the current sys.stderr, which a progress bar replaces to print lines above itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(record.getMessage(), file=sys.stderr)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all that can be said on the command line."""
+    """Return the parser with every command and its flags."""
     parser = argparse.ArgumentParser(
         prog="python -m trainer",
         description="Train an image classifier by transfer learning and publish it for TensorFlow Serving.",

@@ -1,7 +1,9 @@
-"""The other end of `push-data`, in a pod at the claim: which files are there, and taking more in.
+"""The receiver of `push-data`, which runs in a pod that mounts the claim.
 
-python -m trainer.receiving known DIR       what is there: a JSON object of path → SHA-256
-python -m trainer.receiving take DIR BYTES  a tar of so many bytes on standard input
+python -m trainer.receiving known DIR       print the files of DIR: a JSON object of path → SHA-256
+python -m trainer.receiving take DIR BYTES  unpack a tar of BYTES bytes from standard input into DIR
+
+Older clients call it too, so its name, arguments and output do not change.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ from trainer.errors import DataError, StorageError, TrainerError
 from trainer.runtime import archives, storage
 
 CHECKSUM = "IMAGECLASSIFIER.sha256"
-"""PAX header of each member."""
+"""PAX header with the SHA-256 of a member of the tar."""
 
 _CHUNK_BYTES = 2**20
 
 
 def files_of(directory: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files below a directory, by their path there with `/`; none that are hidden, in order."""
+    """Yield the files below a directory that are not hidden, sorted: relative path with `/`, and path."""
     for path in sorted(directory.rglob("*")):
         relative = path.relative_to(directory)
         if path.is_file() and not any(part.startswith(".") for part in relative.parts):
@@ -34,7 +36,7 @@ def files_of(directory: Path) -> Iterator[tuple[str, Path]]:
 
 
 def sha256_of(file: IO[bytes]) -> str:
-    """Return the SHA-256 of what is left in a file, in hexadecimal."""
+    """Return the SHA-256 of the rest of a file, in hexadecimal."""
     digest = hashlib.sha256()
     while chunk := file.read(_CHUNK_BYTES):
         digest.update(chunk)
@@ -42,7 +44,7 @@ def sha256_of(file: IO[bytes]) -> str:
 
 
 def known(directory: Path) -> dict[str, str]:
-    """Return the files that are there, with their SHA-256."""
+    """Return the SHA-256 of each file below a directory, by relative path."""
     found = {}
     for name, path in files_of(directory):
         with path.open("rb") as file:
@@ -51,13 +53,14 @@ def known(directory: Path) -> dict[str, str]:
 
 
 def take(directory: Path, source: IO[bytes], size_bytes: int) -> int:
-    """Write the files of a tar, each whole or not at all; return how many.
+    """Write the files of a tar, each atomically; return their number.
 
     Args:
-      size_bytes: of the tar; over a websocket the end of a stream cannot be seen.
+      source: the stream with the tar.
+      size_bytes: of the tar. A websocket does not report the end of a stream.
     Raises:
-      DataError: it is damaged, or not what its checksums say.
-      StorageError: the volume takes no more.
+      DataError: the tar is damaged, or a file does not match its checksum.
+      StorageError: the volume is full or cannot be written.
     """
     count = 0
     limited: IO[bytes] = io.BufferedReader(_Limited(source, size_bytes))  # type: ignore[type-var]  # a RawIOBase
@@ -69,11 +72,11 @@ def take(directory: Path, source: IO[bytes], size_bytes: int) -> int:
                 )
                 count += 1
     except tarfile.TarError as error:
-        raise DataError(f"What was sent is damaged: {error}.") from error
+        raise DataError(f"The tar must be complete. Received: {error}. Send it again.") from error
     except OSError as error:
         raise StorageError(f"{directory}: {error.strerror or error}.") from error
     finally:
-        while limited.read(_CHUNK_BYTES):  # or who sends would not hear why it was not taken
+        while limited.read(_CHUNK_BYTES):  # the sender reads the error only after it has sent everything
             pass
     return count
 
@@ -97,7 +100,7 @@ def _write(path: Path, content: IO[bytes], checksum: str) -> None:
 
 
 class _Limited(io.RawIOBase):
-    """So many bytes of a stream, and then its end."""
+    """A stream that ends after a number of bytes."""
 
     def __init__(self, source: IO[bytes], size_bytes: int) -> None:
         self._source = source
@@ -114,7 +117,7 @@ class _Limited(io.RawIOBase):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do as the module says; return the exit code."""
+    """Run `known` or `take`; return the exit code."""
     command, directory = argv[0], Path(argv[1])
     try:
         if command == "known":

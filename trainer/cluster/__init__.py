@@ -1,1 +1,1 @@
-"""Training Jobs, pictures and version labels on a Kubernetes cluster. Imports no TensorFlow."""
+"""Training Jobs, images and version labels on a Kubernetes cluster. Imports no TensorFlow."""

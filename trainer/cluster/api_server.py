@@ -1,4 +1,4 @@
-"""A connection to a Kubernetes cluster, and its refusals in words."""
+"""Connect to the API server of a Kubernetes cluster, and turn its errors into one line."""
 
 from __future__ import annotations
 
@@ -16,38 +16,34 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 
 from trainer.errors import ClusterError
 
-# Or it tells of every connection that it tries again; when all have failed, `explaining` says why.
+# It logs every connection that it tries again. When all have failed, `explain_refusal` says why.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 _POD_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 
 def connect() -> kubernetes.client.ApiClient:
-    """Connect by the current kubeconfig, or as a pod of the cluster.
+    """Connect with the current kubeconfig, or with the service account of the pod that this runs in.
 
     Raises:
-      ClusterError: neither is there.
+      ClusterError: there is neither.
     """
     configuration = kubernetes.client.Configuration()
     try:
         if _in_pod():
             kubernetes.config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]  # the package has no types
         else:
-            # By name: its own default is what KUBECONFIG was when it was imported.
+            # By name, because its default is the KUBECONFIG of the time it was imported.
             kubernetes.config.load_kube_config(  # type: ignore[no-untyped-call]  # the package has no types
                 os.environ.get("KUBECONFIG"), client_configuration=configuration
             )
     except ConfigException as error:
-        reason = str(error).rstrip(".")
-        raise ClusterError(
-            f"A kubeconfig, or a pod's service account, is needed to reach a cluster. Received: {reason}. "
-            "Set KUBECONFIG."
-        ) from error
+        raise _no_kubeconfig(error) from error
     return kubernetes.client.ApiClient(configuration)
 
 
 def current_namespace() -> str:
-    """Return the kubeconfig's current namespace, or that of the pod; else `default`.
+    """Return the current namespace of the kubeconfig, or that of the pod. Without one it is `default`.
 
     Raises:
       ClusterError: there is no kubeconfig.
@@ -61,33 +57,31 @@ def current_namespace() -> str:
             os.environ.get("KUBECONFIG")
         )
     except ConfigException as error:
-        raise ClusterError(
-            f"A kubeconfig is needed to reach a cluster. Received: {str(error).rstrip('.')}. Set KUBECONFIG."
-        ) from error
+        raise _no_kubeconfig(error) from error
     return str(active["context"].get("namespace") or "default")
 
 
 @contextlib.contextmanager
 def explain_refusal(task: str) -> Iterator[None]:
-    """Turn what the API client raises into one line.
+    """Turn the exceptions of the API client inside the block into one line.
 
     Args:
-      task: what the cluster must do, to follow "The cluster must".
+      task: what the cluster must do; the error begins with "The cluster must" and these words.
     Raises:
-      ClusterError: the API refused, or does not answer.
+      ClusterError: the API server refused, or does not answer.
     """
     try:
         yield
     except ApiException as error:
         advice = {
             401: "Log in again.",
-            403: "Unless a quota or policy is named, ask for that right (k8s/accounts.yaml has a Role).",
-            404: "Apply k8s/ there first, or name another --namespace.",
-        }.get(error.status, "Look at the cluster, and try again.")
-        said = _message(error)
+            403: "Ask for that right (k8s/accounts.yaml has a Role), unless a quota or policy is named.",
+            404: "Apply k8s/ to that namespace first, or give another --namespace.",
+        }.get(error.status, "Check the cluster, and try again.")
+        message = _message(error)
         raise ClusterError(
-            f"The cluster must {task}. Received: {error.status} {error.reason}{f': {said}' if said else ''}. "
-            f"{advice}"
+            f"The cluster must {task}. Received: {error.status} {error.reason}"
+            f"{f': {message}' if message else ''}. {advice}"
         ) from error
     except HTTPError as error:
         raise ClusterError(
@@ -96,7 +90,7 @@ def explain_refusal(task: str) -> Iterator[None]:
 
 
 def _message(error: ApiException) -> str:
-    """Return what the API says beside the status: which quota is used up, which field is wrong."""
+    """Return the details that follow the status, such as the exhausted quota or the wrong field."""
     try:
         message = json.loads(error.body or "{}").get("message", "")
     except (ValueError, AttributeError):
@@ -105,7 +99,7 @@ def _message(error: ApiException) -> str:
 
 
 def _address(error: HTTPError) -> str:
-    """Return where the connection was to lead, to follow "The cluster"; empty: the error does not say."""
+    """Return " at HOST:PORT", or nothing if the error does not name the address."""
     pool = getattr(error, "pool", None)
     return f" at {pool.host}:{pool.port}" if pool else ""
 
@@ -115,6 +109,14 @@ def _reason(error: HTTPError) -> str:
     if isinstance(error, MaxRetryError) and error.reason:
         return _reason(error.reason) if isinstance(error.reason, HTTPError) else str(error.reason)
     return re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", " ".join(str(error).split())).rstrip(".")[:200]
+
+
+def _no_kubeconfig(error: ConfigException) -> ClusterError:
+    named = f"KUBECONFIG={os.environ['KUBECONFIG']}: " if "KUBECONFIG" in os.environ else ""
+    return ClusterError(
+        "To reach a cluster, set KUBECONFIG or run in a pod with a service account. "
+        f"Received: {named}{str(error).rstrip('.')}."
+    )
 
 
 def _in_pod() -> bool:

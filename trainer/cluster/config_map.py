@@ -1,4 +1,4 @@
-"""The ConfigMap with TensorFlow Serving's model config: where labels live on a cluster."""
+"""The model config as a ConfigMap, which holds the labels on a cluster."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ _ATTEMPTS = 5
 
 
 class ConfigMapStore:
-    """The ConfigMap whose `models.config` the serving pods see (k8s/serving.yaml).
+    """The ConfigMap whose `models.config` the serving pods read (k8s/serving.yaml).
 
-    The one that the manifests bring holds the defaults; the first edit makes a second one, which wins over
-    it, so that applying the manifests again takes no label back.
+    The manifests create one with the defaults. The first edit creates a second one, which takes precedence.
+    So applying the manifests again doesn't move any label back.
     """
 
     def __init__(self, namespace: str) -> None:
-        """Connect by the current kubeconfig, or as a pod of the cluster.
+        """Connect to the cluster.
 
         Raises:
-          ClusterError: neither is there.
+          ClusterError: there is no kubeconfig.
         """
         self._namespace = namespace
         self._api = kubernetes.client.CoreV1Api(api_server.connect())
-
         self._task = f"let this user get, create and update ConfigMaps in namespace {namespace}"
 
     def __str__(self) -> str:
@@ -52,7 +51,7 @@ class ConfigMapStore:
             return self._text(self._edited() or self._get(_DEFAULTS))
 
     def edit(self, change: Callable[[str], str]) -> None:
-        """Replace its text; when somebody else was faster, work from theirs.
+        """Replace its text. When somebody else edits it at the same time, start again from their text.
 
         Raises:
           ClusterError: the cluster does not answer, or refuses.
@@ -69,7 +68,7 @@ class ConfigMapStore:
                         raise
 
     def _edited(self) -> Any:
-        """Return the ConfigMap that edits have made; None: there was no edit yet."""
+        """Return the ConfigMap that the first edit created, or None before it."""
         try:
             return self._get(_LABELS)
         except ApiException as error:
@@ -81,7 +80,7 @@ class ConfigMapStore:
         return self._api.read_namespaced_config_map(name, self._namespace)
 
     def _put(self, edited: Any, text: str) -> None:
-        if edited is not None:  # its resourceVersion has the API refuse if it has changed since
+        if edited is not None:  # with its resourceVersion, the API refuses if it has changed since
             edited.data = {_KEY: text}
             self._api.replace_namespaced_config_map(_LABELS, self._namespace, edited)
             return

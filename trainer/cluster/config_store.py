@@ -1,4 +1,4 @@
-"""Where the model config lies: a file, or a ConfigMap of the cluster."""
+"""Where the model config is stored: in a file, or in a ConfigMap (config_map.py)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from trainer.runtime import storage
 
 
 class ConfigStore(Protocol):
-    """One model config; `str()` says where it lies."""
+    """One model config. `str()` names the file or ConfigMap."""
 
     def read(self) -> str:
         """Return its text."""
 
     def edit(self, change: Callable[[str], str]) -> None:
-        """Replace its text by what `change` makes of it; of two edits at once, one comes after the other."""
+        """Replace its text with what `change` returns for it. Simultaneous edits take turns."""
 
 
 class ConfigFile:
@@ -40,12 +40,12 @@ class ConfigFile:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigError(
-                "--model-config must be TensorFlow Serving's model config file, a ModelServerConfig as text. "
+                "--model-config must be TensorFlow Serving's model config file. "
                 f"Received: {self._path}: {reason}. Give the file of --model_config_file."
             ) from error
 
     def edit(self, change: Callable[[str], str]) -> None:
-        """Replace its text, whole or not at all.
+        """Replace its text atomically.
 
         Raises:
           ConfigError: it cannot be read.

@@ -1,4 +1,4 @@
-"""An archive of images from somewhere → a folder, whole or not there: the optional first step of a Job."""
+"""Fetch an archive of images and unpack it into a folder: the optional first step of a Job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainer.errors import ConfigError, DataError, StorageError
 from trainer.runtime import archives, storage
 
 MARKER = ".fetched.json"
-"""In the folder: where its content is from."""
+"""A file in the folder that says where its content came from."""
 
 _CHUNK_BYTES = 2**20
 _SPLITS = ("train", "validation", "test")
@@ -26,24 +26,26 @@ _SCHEMES = ("https", "http", "s3", "gs", "file")
 
 
 def fetch(url: str, directory: Path, sha256: str | None) -> bool:
-    """Fetch an archive and unpack it, unless that has been done; return whether it had to be.
+    """Fetch an archive and unpack it, unless the folder already has its content.
 
-    A single folder at its top is left out, unless it is one of the splits. Of several that are started at
-    once, such as the workers of one Job, the first fetches and the others wait for it.
+    If the archive has a single folder at its top, other than a split, the content of that folder is unpacked.
+    When several processes start at once, such as the workers of one Job, one fetches and the others wait.
 
     Args:
-      url: https, s3 or gs, as fsspec opens them; http with `sha256` only.
-      directory: new or empty; appears when everything is in it.
+      url: https, s3 or gs, as fsspec opens them; http only with `sha256`.
+      directory: new or empty. It appears once it is complete.
       sha256: of the archive, in hexadecimal.
+    Returns:
+      Whether it was fetched; False if the folder had the content.
     Raises:
       ConfigError: URL or checksum cannot be used, a package is missing, or the folder holds something else.
-      DataError: the archive is not what the checksum says, damaged, or would write elsewhere.
-      StorageError: it cannot be read from there, or the volume takes no more.
+      DataError: the archive does not match the checksum, is damaged, or would write outside the folder.
+      StorageError: the URL cannot be read, or the volume is full or cannot be written.
     """
     _check(url, sha256)
     origin = {"url": url, "sha256": sha256.lower() if sha256 else None}
     with storage.explain_errors("The images cannot be fetched", directory), _locked(directory):
-        if _is_there(directory, origin):
+        if _has_content(directory, origin):
             return False
         for old in directory.parent.glob(f".{directory.name}.*.fetching"):
             shutil.rmtree(old)
@@ -56,7 +58,7 @@ def fetch(url: str, directory: Path, sha256: str | None) -> bool:
             content = _without_single_folder(staging / "content")
             (content / MARKER).write_text(json.dumps(origin))
             storage.sync_tree(content)
-            os.rename(content, directory)  # takes the place of an empty one
+            os.rename(content, directory)  # replaces an empty folder
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return True
@@ -79,14 +81,18 @@ def _locked(directory: Path) -> Iterator[None]:
 def _check(url: str, sha256: str | None) -> None:
     scheme = urlsplit(url).scheme
     if scheme not in _SCHEMES:
-        raise ConfigError(f"URL must begin with one of {', '.join(_SCHEMES)}, and ://. Received: {url}.")
+        raise ConfigError(
+            f"URL must begin with one of {', '.join(f'{scheme}://' for scheme in _SCHEMES)}. Received: {url}."
+        )
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise ConfigError(f"--sha256 must have 64 hexadecimal digits. Received: {sha256!r}.")
     if scheme == "http" and sha256 is None:
-        raise ConfigError("Over http anybody could have changed the archive: give --sha256, or an https URL.")
+        raise ConfigError(
+            f"An http URL needs --sha256, because http does not protect the archive. Received: {url}."
+        )
 
 
-def _is_there(directory: Path, origin: dict[str, str | None]) -> bool:
+def _has_content(directory: Path, origin: dict[str, str | None]) -> bool:
     if not directory.exists() or not any(directory.iterdir()):
         return False
     marker = directory / MARKER
@@ -94,9 +100,9 @@ def _is_there(directory: Path, origin: dict[str, str | None]) -> bool:
     same_content = found and found["sha256"] and found["sha256"] == origin["sha256"]
     if found == origin or same_content:
         return True
-    held = f"what was fetched from {found['url']}" if found else "other files"
+    content = f"what was fetched from {found['url']}" if found else "other files"
     raise ConfigError(
-        f"DIR must be new or empty. Received: {directory}, which holds {held}. Remove it first."
+        f"DIR must be new or empty. Received: {directory}, which holds {content}. Remove it first."
     )
 
 
@@ -107,7 +113,8 @@ def _download(url: str, archive: Path, sha256: str | None) -> None:
         source = fsspec.open(url, "rb")
     except ImportError as error:
         raise ConfigError(
-            f"{url} needs the extra `fetch` ({error}): pip install 'image-classifier-on-kubernetes[fetch]'"
+            f"{url} needs the packages of the extra `fetch`. Received: {error}. "
+            "Run pip install 'image-classifier-on-kubernetes[fetch]'."
         ) from error
     digest = hashlib.sha256()
     with archive.open("wb") as target:
@@ -116,7 +123,7 @@ def _download(url: str, archive: Path, sha256: str | None) -> None:
                 while chunk := file.read(_CHUNK_BYTES):
                     digest.update(chunk)
                     target.write(chunk)
-        except Exception as error:  # of aiohttp, botocore, google: they have no class in common
+        except Exception as error:  # those of aiohttp, botocore and google have no common base
             reason = " ".join(str(error).split()) or type(error).__name__
             raise StorageError(f"{url} cannot be read: {reason[:300]}.") from error
     if sha256 is not None and digest.hexdigest() != sha256.lower():
@@ -131,8 +138,8 @@ def _unpack(archive: Path, target: Path) -> None:
             free = shutil.disk_usage(target).free
             if member.size_bytes > free:
                 raise StorageError(
-                    f"The volume needs {member.size_bytes:,} bytes for {member.path}. It has {free:,}. Make "
-                    "room."
+                    f"The volume must have {member.size_bytes:,} bytes free for {member.path}. Received: "
+                    f"{free:,} bytes. Free some space."
                 )
             path = target.joinpath(*member.path.parts)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The training Job of k8s/ or of an overlay, as a dictionary, and what one run changes in it."""
+"""The manifest of the training Job, and the changes that one run makes to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer import config
 from trainer.errors import ConfigError
 
 CONTAINER = "trainer"
-"""In which the trainer runs, in the Job's pods."""
+"""Name of the container that runs the trainer."""
 
 Manifest = dict[str, Any]
 
@@ -25,20 +25,20 @@ _COMPONENT = "app.kubernetes.io/component"
 
 
 def load_job(directory: Path) -> Manifest:
-    """Return the one Job of a directory whose label says that it trains.
+    """Return the one Job of a directory that has the label of training Jobs.
 
-    A kustomization is rendered with kubectl, but for one that only lists files, as that of k8s/: these are
-    read as they are, and so a pod of the cluster needs no kubectl.
+    kubectl renders a kustomization. If it only lists files, as that of k8s/ does, the files are read
+    directly, so that a pod of the cluster needs no kubectl.
 
     Raises:
-      ConfigError: there is no such directory, it cannot be rendered, or it has none or several such Jobs.
+      ConfigError: the directory is missing or cannot be rendered, or it has no such Job or several.
     """
     if not directory.is_dir():
         raise ConfigError(
             f"--overlay must be a directory with manifests, such as k8s. Received: {directory}."
         )
     try:
-        found = [document for document in yaml.safe_load_all(_text(directory)) if _trains(document)]
+        found = [document for document in yaml.safe_load_all(_read(directory)) if _is_training_job(document)]
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{directory}: a manifest cannot be read: {' '.join(str(error).split())}."
@@ -51,13 +51,13 @@ def load_job(directory: Path) -> Manifest:
 
 
 def job_for_run(manifest: Manifest, settings: Mapping[str, Any], workers: int | None) -> Manifest:
-    """Return the Job of a new run: another name, and what was asked for.
+    """Return the Job of a new run, with a name, settings and workers of its own.
 
     Args:
-      settings: of TrainConfig; they win over the TOML file and over the manifest's flags.
-      workers: of an Indexed Job; None: as many as the manifest says.
+      settings: of TrainConfig. They override the TOML file and the manifest's flags.
+      workers: of an Indexed Job; None keeps the manifest's number.
     Raises:
-      ConfigError: `workers`, and the Job is not Indexed; or it has no container of the trainer's.
+      ConfigError: `workers` is given for a Job that is not Indexed, or the Job has no trainer container.
     """
     job = copy.deepcopy(manifest)
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -68,8 +68,8 @@ def job_for_run(manifest: Manifest, settings: Mapping[str, Any], workers: int | 
     if workers is not None:
         if job["spec"].get("completionMode") != "Indexed":
             raise ConfigError(
-                f"--workers needs an Indexed Job. Received: {manifest['metadata']['name']}, which is not. "
-                "Add components/multi-node to your kustomization, and name that with --overlay."
+                f"--workers needs an Indexed Job. Received: {manifest['metadata']['name']}, which is not "
+                "Indexed. Add components/multi-node to your kustomization, and name that with --overlay."
             )
         job["spec"].update(completions=workers, parallelism=workers)
         others = [variable for variable in container.get("env", []) if variable["name"] != "WORKERS"]
@@ -78,10 +78,10 @@ def job_for_run(manifest: Manifest, settings: Mapping[str, Any], workers: int | 
 
 
 def trainer_container(job: Manifest) -> dict[str, Any]:
-    """Return the container in which the trainer runs.
+    """Return the container that runs the trainer.
 
     Raises:
-      ConfigError: there is none of its name.
+      ConfigError: the Job has no container of that name.
     """
     containers = job["spec"]["template"]["spec"]["containers"]
     for container in containers:
@@ -103,34 +103,36 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
     return flags
 
 
-def _trains(document: Any) -> bool:
+def _is_training_job(document: Any) -> bool:
     if not isinstance(document, dict) or document.get("kind") != "Job":
         return False
     return ((document.get("metadata") or {}).get("labels") or {}).get(_COMPONENT) == "training"
 
 
-def _text(directory: Path) -> str:
+def _read(directory: Path) -> str:
     kustomization = next((directory / name for name in _KUSTOMIZATIONS if (directory / name).is_file()), None)
-    files = _listed(kustomization) if kustomization else sorted(directory.glob("*.yaml"))
+    files = _listed_files(kustomization) if kustomization else sorted(directory.glob("*.yaml"))
     if files is None:
-        return _rendered(directory)
+        return _render(directory)
     return "\n---\n".join(file.read_text(encoding="utf-8") for file in files)
 
 
-def _listed(kustomization: Path) -> Sequence[Path] | None:
-    """Return the files that a kustomization lists; None: it does more than that."""
+def _listed_files(kustomization: Path) -> Sequence[Path] | None:
+    """Return the files that a kustomization lists, or None if it does more than that."""
     content = yaml.safe_load(kustomization.read_text(encoding="utf-8")) or {}
     files = [kustomization.parent / name for name in content.get("resources", [])]
     plain = set(content) <= {"apiVersion", "kind", "resources"}
     return files if plain and all(file.is_file() for file in files) else None
 
 
-def _rendered(directory: Path) -> str:
+def _render(directory: Path) -> str:
     try:
         done = subprocess.run(["kubectl", "kustomize", directory], capture_output=True, text=True, check=True)
     except FileNotFoundError as error:
-        raise ConfigError(f"{directory} is rendered with kubectl, which is not installed.") from error
+        raise ConfigError(
+            f"{directory} must be rendered with kubectl, which is not installed. Install kubectl."
+        ) from error
     except subprocess.CalledProcessError as error:
-        said = " ".join(error.stderr.split())
-        raise ConfigError(f"{directory} cannot be rendered: {said[-500:]}.") from error
+        message = " ".join(error.stderr.split())
+        raise ConfigError(f"{directory} cannot be rendered: {message[-500:]}.") from error
     return done.stdout

@@ -1,4 +1,4 @@
-"""The training Jobs of a namespace: made, listed, found, deleted; their pods, events and logs."""
+"""The training Jobs of a namespace, and their pods, events and logs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ _INDEX = "batch.kubernetes.io/job-completion-index"
 _ANSWER_S = 30.0
 
 SILENCE_S = 120.0
-"""After so long without a line, the connection to a log may be dead, and another one is made."""
+"""After this long without a line, the connection to a log may be dead and is made again."""
 
 
 class TrainingJobs:
-    """Those of one namespace. Every method raises ClusterError where the API refuses or does not answer."""
+    """The training Jobs of one namespace.
+
+    Every method raises ClusterError when the API server refuses or does not answer.
+    """
 
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
@@ -32,7 +35,7 @@ class TrainingJobs:
         self._core = kubernetes.client.CoreV1Api(api)
 
     def create(self, job: Manifest) -> None:
-        """Make a Job."""
+        """Create a Job."""
         with api_server.explain_refusal(f"let this user create Jobs in namespace {self.namespace}"):
             self._batch.create_namespaced_job(self.namespace, cast(Any, job))
 
@@ -48,7 +51,7 @@ class TrainingJobs:
         """Return a Job.
 
         Raises:
-          ClusterError: there is none of that name.
+          ClusterError: there is no Job of that name.
         """
         jobs = self.all()
         for job in jobs:
@@ -56,11 +59,11 @@ class TrainingJobs:
                 return job
         names = ", ".join(job.metadata.name for job in jobs) or "none"
         raise ClusterError(
-            f"There is no training Job {name} in namespace {self.namespace}. Those that there are: {names}."
+            f"JOB must be a training Job in namespace {self.namespace}. Received: {name}. Found: {names}."
         )
 
     def delete(self, name: str) -> None:
-        """Delete a Job and its pods, which save their state before they end."""
+        """Delete a Job and its pods. The pods save their state before they end."""
         self.get(name)
         with api_server.explain_refusal(f"let this user delete Jobs in namespace {self.namespace}"):
             self._batch.delete_namespaced_job(name, self.namespace, propagation_policy="Foreground")
@@ -82,10 +85,11 @@ class TrainingJobs:
         return sorted((event for event in found if event.involved_object.name in names), key=_age)
 
     def log(self, pod: str, follow: bool) -> Iterator[str]:
-        """Yield the trainer's lines, each after the time of its writing and a space, as they come.
+        """Yield the lines of the trainer, each after its time stamp and a space.
 
         Args:
-          follow: go on until the container ends, or the connection; a line of which a part came is left out.
+          follow: wait for further lines until the container or the connection ends. An incomplete last line
+            is left out.
         """
         with api_server.explain_refusal(f"let this user read the logs of Pods in namespace {self.namespace}"):
             response: Any = self._core.read_namespaced_pod_log(
@@ -110,7 +114,7 @@ class TrainingJobs:
 
 
 def worker_of(pod: Any) -> int:
-    """Return which worker of an Indexed Job a pod is; 0 in others: the chief, whose log tells the story."""
+    """Return the index of a pod's worker: 0 is the chief, whose log is complete. Other Jobs have only a 0."""
     return int((pod.metadata.annotations or {}).get(_INDEX, 0))
 
 

@@ -1,12 +1,14 @@
-"""TensorFlow Serving's model config: which versions it keeps loaded, and which labels point at them.
+"""TensorFlow Serving's model config: the versions to keep loaded, and the labels that point at them.
 
-Moving a label is all that promoting and rolling back are: the server polls the file, and moves a label only
-to a version that is loaded, so that no call is lost.
+Promoting and rolling back only move a label. The server polls the file and moves a label only to a version
+that is loaded, so that no request fails.
 
 Source: tensorflow_serving/config/model_server_config.proto, file_system_storage_path_source.proto.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from google.protobuf import text_format
 
@@ -14,19 +16,19 @@ from trainer.cluster.wire import ModelConfig, ModelServerConfig
 from trainer.errors import ConfigError
 
 _PREVIOUS = "-previous"
-"""LABEL-previous is where LABEL pointed before it was moved: loaded still, and never removed."""
+"""LABEL-previous points where LABEL pointed before it moved. That version stays loaded and on disk."""
 
 
 def protected_versions(text: str, name: str, where: object) -> set[int]:
-    """Return the versions of a model that the server is told of by number.
+    """Return the versions of a model that the model config names by number.
 
     Args:
-      name: of the model; a file that does not know it protects nothing.
-      where: the text is from, for messages.
+      name: of the model. A text without this model protects nothing.
+      where: the file or ConfigMap of the text, for messages.
     Returns:
       The versions in `version_labels` and in `model_version_policy { specific { … } }`.
     Raises:
-      ConfigError: the text is no such configuration.
+      ConfigError: the text is not a model config.
     """
     return {
         version
@@ -40,17 +42,17 @@ def labels(text: str, name: str, where: object) -> dict[str, int]:
     """Return the labels of a model and the versions that they point at.
 
     Raises:
-      ConfigError: the text is no such configuration, or does not name the model.
+      ConfigError: the text is not a model config, or does not name the model.
     """
     return dict(_model(_parse(text, where), name, where).version_labels)
 
 
 def promote(text: str, name: str, label: str, version: int, where: object) -> str:
-    """Return the text with a label moved to a version; LABEL-previous remembers where it was.
+    """Return the text with a label moved to a version. LABEL-previous keeps its former version.
 
     Raises:
-      ConfigError: the text is no such configuration, does not name the model, or does not have the server
-        keep that version loaded.
+      ConfigError: the text is not a model config, does not name the model, or does not keep that version
+        loaded.
     """
     _check_label(label)
     config = _parse(text, where)
@@ -61,9 +63,9 @@ def promote(text: str, name: str, label: str, version: int, where: object) -> st
     )
     if not kept:
         raise ConfigError(
-            f"A label needs a version that stays loaded: model_version_policy {{ all {{ }} }} in {where}, or "
-            f"specific with version {version} in it. Received: {choice or 'none'}. Change the policy first, "
-            "and promote once the server has loaded the version."
+            f"The model_version_policy in {where} must keep version {version} loaded: all {{ }}, or specific "
+            f"with that version. Received: {choice or 'none'}. Change the policy, and promote again when the "
+            "server has loaded the version."
         )
     before = model.version_labels.get(label)
     if before is not None and before != version:
@@ -73,10 +75,10 @@ def promote(text: str, name: str, label: str, version: int, where: object) -> st
 
 
 def roll_back(text: str, name: str, label: str, where: object) -> tuple[str, int]:
-    """Return the text with a label moved back to where it was before, and that version.
+    """Return the text with a label moved back to its former version, and that version.
 
     Raises:
-      ConfigError: the text is no such configuration, does not name the model, or the label never moved.
+      ConfigError: the text is not a model config, does not name the model, or the label never moved.
     """
     _check_label(label)
     config = _parse(text, where)
@@ -84,8 +86,8 @@ def roll_back(text: str, name: str, label: str, where: object) -> tuple[str, int
     given = model.version_labels
     if label not in given or label + _PREVIOUS not in given:
         raise ConfigError(
-            f"Only a label that promote has moved can go back. Received: {label!r} of {name} in {where}, "
-            f"with the labels {_in_words(dict(given))}. Use promote VERSION --label {label}."
+            f"--label must be a label that promote has moved. Received: {label!r} of {name} in {where}, "
+            f"which has {_format_labels(given)}. Use promote VERSION --label {label}."
         )
     version = given[label + _PREVIOUS]
     given[label + _PREVIOUS], given[label] = given[label], version
@@ -95,8 +97,8 @@ def roll_back(text: str, name: str, label: str, where: object) -> tuple[str, int
 def _check_label(label: str) -> None:
     if not label or label.endswith(_PREVIOUS) or set(label) & set("/: \t\n"):
         raise ConfigError(
-            f"--label must be a name such as stable or canary, without '/' and ':', and not end with "
-            f"{_PREVIOUS}. Received: {label!r}."
+            f"--label must be a name such as stable or canary. It must not contain '/', ':' or spaces, or "
+            f"end with {_PREVIOUS}. Received: {label!r}."
         )
 
 
@@ -106,7 +108,7 @@ def _parse(text: str, where: object) -> ModelServerConfig:
     except text_format.ParseError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"--model-config must be TensorFlow Serving's model config file, a ModelServerConfig as text. "
+            "--model-config must be TensorFlow Serving's model config file, a ModelServerConfig as text. "
             f"Received: {where}: {reason}. Give the file of --model_config_file."
         ) from error
 
@@ -116,17 +118,17 @@ def _model(config: ModelServerConfig, name: str, where: object) -> ModelConfig:
     if name not in known:
         raise ConfigError(
             f"{where} must name the model {name!r}. Received: {', '.join(known) or 'no models'}. Give "
-            "another --name, or add it."
+            "another --name, or add the model."
         )
     return known[name]
 
 
 def _with_header(before: str, config: ModelServerConfig) -> str:
-    """Return the configuration as text, under the comments that the text began with."""
+    """Return the model config as text, after the comments at the top of the former text."""
     lines = before.splitlines(keepends=True)
     header = "".join(lines[: next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)])
     return header + text_format.MessageToString(config)
 
 
-def _in_words(labels: dict[str, int]) -> str:
-    return ", ".join(f"{label}: {version}" for label, version in sorted(labels.items())) or "none"
+def _format_labels(labels: Mapping[str, int]) -> str:
+    return ", ".join(f"{label}: {version}" for label, version in sorted(labels.items())) or "no labels"

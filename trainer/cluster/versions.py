@@ -1,4 +1,4 @@
-"""`versions`, `promote` and `rollback`: which versions there are, and which labels point at them."""
+"""List the published versions of a model, and move the labels that point at them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainer.cluster import model_config
 from trainer.cluster.config_store import ConfigStore
 from trainer.errors import ConfigError
 
-_CARD = "model_card.json"  # as trainer/model_card.py names it, without its import of TensorFlow
+_CARD = "model_card.json"  # the name in trainer/export, which imports TensorFlow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Version:
     """A published version.
 
     Attributes:
-      number: its directory's name.
-      created: when it was published, ISO 8601; "": it has no readable card.
-      accuracy: on its validation split; None: not known.
-      labels: that point at it.
+      number: the name of its directory.
+      created: time of publication, ISO 8601; empty without a readable model card.
+      accuracy: on its validation split; None if unknown.
+      labels: those that point at it.
     """
 
     number: int
@@ -32,14 +32,14 @@ class Version:
 
 
 def list_versions(base_path: Path, name: str, store: ConfigStore | None) -> list[Version]:
-    """Return the published versions, the newest first.
+    """Return the published versions, newest first.
 
     Args:
       base_path: MODEL_DIR/NAME.
-      store: where the labels are; None: none are known.
+      store: holds the labels; without it the versions have none.
     Raises:
-      ConfigError: there is no such directory, or the store does not know the model.
-      ClusterError: the store is in a cluster that does not answer.
+      ConfigError: there is no such directory, or the model config does not name the model.
+      ClusterError: the cluster that holds the labels does not answer.
     """
     labels = model_config.labels(store.read(), name, store) if store else {}
     try:
@@ -60,7 +60,9 @@ def _version(path: Path, labels: dict[str, int]) -> Version:
         accuracy = card["metrics"].get("validation", {}).get("accuracy")
         return Version(number, str(card["created"]), accuracy, pointing)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Version(number, "", None, pointing)  # served all the same: the server asks for no card
+        return Version(
+            number, "", None, pointing
+        )  # it is served all the same: the server reads no model card
 
 
 def print_versions(versions: list[Version], name: str) -> None:
@@ -76,35 +78,35 @@ def print_versions(versions: list[Version], name: str) -> None:
 
 
 def promote(store: ConfigStore, name: str, label: str, version: int, base_path: Path | None) -> None:
-    """Have a label point at a version.
+    """Point a label at a version.
 
     Args:
-      base_path: MODEL_DIR/NAME, where the version must be; None: it is out of reach from here.
+      base_path: MODEL_DIR/NAME, which must hold the version; None skips this check.
     Raises:
       ConfigError: there is no such version, or the model config does not keep it loaded.
       ClusterError, StorageError: the model config cannot be written.
     """
     if base_path is not None and not (base_path / str(version) / "saved_model.pb").is_file():
         raise ConfigError(
-            f"There must be a version {version} to promote. Received: {base_path}, which holds "
+            f"VERSION must be a published version. Received: {version}. {base_path} holds "
             f"{', '.join(str(one.number) for one in list_versions(base_path, name, None)) or 'no versions'}."
         )
     store.edit(lambda text: model_config.promote(text, name, label, version, store))
 
 
 def roll_back(store: ConfigStore, name: str, label: str) -> int:
-    """Have a label point where it did before it was moved last; return that version.
+    """Point a label at its former version again; return that version.
 
     Raises:
-      ConfigError: it never moved.
+      ConfigError: the label never moved.
       ClusterError, StorageError: the model config cannot be written.
     """
-    went_to = 0
+    restored = 0
 
     def change(text: str) -> str:
-        nonlocal went_to
-        changed, went_to = model_config.roll_back(text, name, label, store)
+        nonlocal restored
+        changed, restored = model_config.roll_back(text, name, label, store)
         return changed
 
     store.edit(change)
-    return went_to
+    return restored

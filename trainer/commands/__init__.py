@@ -1,1 +1,1 @@
-"""The commands of `python -m trainer`: their flags, and the one function that each calls."""
+"""The commands of `python -m trainer`: their flags, and the function that each of them calls."""

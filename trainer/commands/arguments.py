@@ -1,4 +1,4 @@
-"""One command of `python -m trainer`, and the arguments that several have."""
+"""Add a command to `python -m trainer`, and the arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def add_command(
 
 
 def add_overlay(command: argparse.ArgumentParser) -> None:
-    """Add --overlay, the manifests that were applied, and --namespace, which they may name."""
+    """Add --overlay, the manifests with the training Job, and --namespace, which they may set."""
     command.add_argument(
         "--overlay",
         type=Path,
         default=Path("k8s"),
         metavar="DIR",
-        help="manifests, or a kustomization, with the Job (default: k8s)",
+        help="folder with the manifest of the training Job, or with a kustomization (default: k8s)",
     )
-    add_namespace(command, "the overlay's, or else the kubeconfig's current")
+    add_namespace(command, "the overlay's, then the kubeconfig's")
 
 
-def add_namespace(command: argparse.ArgumentParser, default: str = "the kubeconfig's current") -> None:
-    """Add --namespace, of the cluster."""
-    command.add_argument("--namespace", metavar="NS", help=f"of the cluster (default: {default})")
+def add_namespace(command: argparse.ArgumentParser, default: str = "the kubeconfig's") -> None:
+    """Add --namespace."""
+    command.add_argument("--namespace", metavar="NS", help=f"namespace of the cluster (default: {default})")

@@ -1,4 +1,4 @@
-"""`versions`, `promote`, `rollback`: arguments → one function of trainer/versions.py."""
+"""`versions`, `promote` and `rollback`: published versions and the labels that point at them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def add(commands: Commands) -> None:
     )
     _add_model(listing, model_dir_required=True)
     _add_store(listing, required=False)
-    listing.add_argument("--json", action="store_true", help="one JSON object a line")
+    listing.add_argument("--json", action="store_true", help="print one JSON object per line")
 
     promoting = add_command(
         commands,
         "promote",
-        "point a label at a version; a running server follows",
+        "point a label at a version; running servers pick it up",
         _run_promote,
         extra="cluster",
     )
@@ -38,7 +38,7 @@ def add(commands: Commands) -> None:
     back = add_command(
         commands,
         "rollback",
-        "point a label where it pointed before; a running server follows",
+        "point a label at its former version; running servers pick it up",
         _run_rollback,
         extra="cluster",
     )
@@ -57,13 +57,13 @@ def _add_model(command: argparse.ArgumentParser, model_dir_required: bool) -> No
     command.add_argument(
         "--name", default=TrainConfig.name, help=f"name of the model (default: {TrainConfig.name})"
     )
-    why = "" if model_dir_required else ": checks that the version is there"
+    why = "" if model_dir_required else "; given: checks that it holds the version"
     command.add_argument(
         "--model-dir",
         type=Path,
         required=model_dir_required,
         metavar="DIR",
-        help=f"versions are MODEL_DIR/NAME/1, 2, ...{why}",
+        help=f"folder with the versions MODEL_DIR/NAME/1, 2, ...{why}",
     )
 
 
@@ -73,13 +73,13 @@ def _add_store(command: argparse.ArgumentParser, required: bool) -> None:
         "--model-config", type=Path, metavar="FILE", help="TensorFlow Serving's model config file"
     )
     where.add_argument(
-        "--namespace", metavar="NS", help="the model config is a ConfigMap in this namespace of the cluster"
+        "--namespace", metavar="NS", help="namespace of the cluster whose ConfigMap holds the model config"
     )
 
 
 def _store(arguments: argparse.Namespace) -> ConfigStore | None:
     if arguments.namespace is not None:
-        # The cluster's client takes a second to import.
+        # The Kubernetes client takes a second to import.
         from trainer.cluster.config_map import ConfigMapStore
 
         return ConfigMapStore(arguments.namespace)

@@ -1,1 +1,1 @@
-"""What a process depends on: files on shared storage, SIGTERM, the terminal. Imports no TensorFlow."""
+"""Files on shared storage, archives, SIGTERM and the progress bar. Imports no TensorFlow."""

@@ -1,4 +1,4 @@
-"""Files out of tar and zip archives that come from elsewhere: plain files, and nothing outside."""
+"""Read the files of tar and zip archives from untrusted sources."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Member(NamedTuple):
 
 @contextlib.contextmanager
 def opened(archive: Path) -> Iterator[Iterator[Member]]:
-    """Open a .tar, .tar.gz, .tgz, .tar.xz or .zip, for its files to be read one after the other.
+    """Open a .tar, .tar.gz, .tgz, .tar.xz or .zip, and yield its files one after the other.
 
     Raises:
-      DataError: it is none of these or damaged; or holds a link, a device, or a path that leads outside.
+      DataError: it has another format or is damaged, or holds a link, a device or a path that leads outside.
     """
     try:
         if zipfile.is_zipfile(archive):
@@ -40,16 +40,14 @@ def opened(archive: Path) -> Iterator[Iterator[Member]]:
             with tarfile.open(archive) as tar:
                 yield of_tar(tar)
     except _DAMAGED as error:
-        raise DataError(
-            f"An archive must be a .tar, .tar.gz or .zip that is whole. Received: {error}."
-        ) from error
+        raise DataError(f"An archive must be a complete .tar, .tar.gz or .zip. Received: {error}.") from error
 
 
 def of_tar(tar: tarfile.TarFile) -> Iterator[Member]:
-    """Yield the files of an open tar, which may be a stream.
+    """Yield the files of an open tar, even of a stream.
 
     Raises:
-      DataError: it holds a link, a device, or a path that leads outside.
+      DataError: the tar holds a link, a device or a path that leads outside.
     """
     for member in tar:
         path = _inside(member.name)

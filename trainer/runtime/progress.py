@@ -1,4 +1,4 @@
-"""What a person sees while it runs: a bar with images/s and time left on a terminal."""
+"""A progress bar for the terminal, with images/s and the remaining time."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ class _ImagesPerSecond(ProgressColumn):
 
 @contextmanager
 def bar(description: str, image_count: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar for a pass over images; yields the function that is told how many more are done.
+    """Show a bar for a pass over images. Without a terminal, as in the log of a Job, nothing is drawn.
 
-    In a Job's log, where there is no terminal, nothing is drawn.
+    Yields:
+      A function to call with the number of images that have been processed since the last call.
     """
     console = Console(stderr=True)
     columns = (

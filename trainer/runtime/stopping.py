@@ -1,4 +1,4 @@
-"""SIGTERM: what a Job's pod gets before it is taken away is noted, and acted on between two steps."""
+"""Stop on SIGTERM, which a pod gets before it is deleted: between two steps, with the state saved."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class Stop:
         self.requested = False
 
     def check(self) -> None:
-        """Raise StoppedError if so: what is complete has been saved, or is saved on the way out."""
+        """Raise StoppedError if it has. The state is saved before, or when the error passes."""
         if self.requested:
             raise_stopped()
 
 
 def raise_stopped() -> NoReturn:
-    """Raise StoppedError: this process, or another worker of the run, has been asked to end."""
-    raise StoppedError("Stopped by SIGTERM. What was done is saved: the same command goes on from there.")
+    """Raise StoppedError, because this process or another worker of the run has been asked to end."""
+    raise StoppedError("Stopped by SIGTERM. Its state is saved. Run the same command again to resume.")
 
 
 @contextmanager
 def on_sigterm() -> Iterator[Stop]:
-    """Note SIGTERM inside the block instead of ending at once."""
+    """Record SIGTERM inside the block instead of ending at once."""
     stop = Stop()
 
     def request(number: int, frame: FrameType | None) -> None:
