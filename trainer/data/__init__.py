@@ -3,7 +3,7 @@
 Modules: folders, image_set, invalid_images, quality, screening; decoding, augmentation, pipeline.
 """
 
-from trainer.data.augmentation import DESCRIPTION
+from trainer.data.augmentation import AUGMENTATION
 from trainer.data.decoding import decode_and_resize, decode_or_flag, find_undecodable
 from trainer.data.folders import Scan, scan_folders, scan_split
 from trainer.data.image_set import ImageSet, Splits
@@ -13,7 +13,7 @@ from trainer.data.quality import balanced_class_weights, duplicate_warnings, fin
 from trainer.data.screening import ScreenedImages
 
 __all__ = [
-    "DESCRIPTION",
+    "AUGMENTATION",
     "ImageExamples",
     "ImageSet",
     "Scan",

@@ -9,17 +9,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-DESCRIPTION = {"flip": "horizontal", "rotation": 0.05, "zoom": 0.15, "contrast": 0.2}
+AUGMENTATION = {"flip": "horizontal", "rotation": 0.05, "zoom": 0.15, "contrast": 0.2}
 """The augmentation layers' settings. They are part of the feature cache's key."""
 
 
 @functools.cache
 def _layers() -> tuple[keras.layers.Layer, ...]:
     return (
-        keras.layers.RandomFlip(DESCRIPTION["flip"]),
-        keras.layers.RandomRotation(DESCRIPTION["rotation"], fill_mode="nearest"),
-        keras.layers.RandomZoom(DESCRIPTION["zoom"], fill_mode="nearest"),
-        keras.layers.RandomContrast(DESCRIPTION["contrast"], value_range=(0, 255)),
+        keras.layers.RandomFlip(AUGMENTATION["flip"]),
+        keras.layers.RandomRotation(AUGMENTATION["rotation"], fill_mode="nearest"),
+        keras.layers.RandomZoom(AUGMENTATION["zoom"], fill_mode="nearest"),
+        keras.layers.RandomContrast(AUGMENTATION["contrast"], value_range=(0, 255)),
     )
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data import DESCRIPTION, ImageExamples
+from trainer.data import AUGMENTATION, ImageExamples
 from trainer.errors import ConfigError, StorageError
 from trainer.runtime import storage
 
@@ -203,7 +203,7 @@ class FeatureExamples:
 
 def example_keys(examples: ImageExamples) -> list[str]:
     """Return the key of each example: a hash of the image's bytes and, for a copy, of its augmentation."""
-    augmented = json.dumps([DESCRIPTION, examples.seed])
+    augmented = json.dumps([AUGMENTATION, examples.seed])
     suffix = hashlib.sha256(augmented.encode()).hexdigest()[:8]
     digests = examples.images.digests
     copies = [f"{digest}-{suffix}-{view}" for view in range(1, examples.views) for digest in digests]
