@@ -1,4 +1,4 @@
-"""Against a real HTTP server that speaks as much of the Kubernetes API as ConfigMaps need."""
+"""`promote` and `rollback` on a cluster, against a fake API server for ConfigMaps."""
 
 import json
 import threading
@@ -17,8 +17,8 @@ CONFIG = """model_config_list { config { name: "m" base_path: "/models/m" model_
 """
 
 
-class Api(ThreadingHTTPServer):
-    """The ConfigMaps of namespace `ml`; a write with an old resourceVersion is a conflict."""
+class FakeConfigMapServer(ThreadingHTTPServer):
+    """Serves the ConfigMaps of the namespace `ml`. A write with an old resourceVersion is a conflict."""
 
     def __init__(self) -> None:
         super().__init__(("localhost", 0), Handler)
@@ -31,7 +31,7 @@ class Api(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Api
+    server: FakeConfigMapServer
 
     def answer(self, status: int, body: dict[str, Any]) -> None:
         content = json.dumps(body).encode()
@@ -82,9 +82,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    server = Api()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeConfigMapServer]:
+    server = FakeConfigMapServer()
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     kubeconfig = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -101,7 +101,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     server.server_close()
 
 
-def labels(api: Api) -> dict[str, int]:
+def labels(api: FakeConfigMapServer) -> dict[str, int]:
     text = api.objects["classifier-labels"]["data"]["models.config"]
     return model_config.labels(text, "m", "ConfigMap")
 
@@ -110,23 +110,24 @@ def run(*arguments: str) -> int:
     return cli.main([*arguments, "--name", "m", "--namespace", "ml"])
 
 
-def test_the_first_promotion_makes_a_config_map_of_its_own_and_leaves_the_manifests_alone(
-    api: Api, capsys: pytest.CaptureFixture[str]
+def test_the_first_promotion_creates_a_second_config_map_and_leaves_the_first_alone(
+    api: FakeConfigMapServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("promote", "2") == 0
-    assert capsys.readouterr().out == "stable of m is version 2 in ConfigMap ml/classifier-labels\n"
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "ConfigMap ml/classifier-labels" in line
     assert labels(api) == {"stable": 2, "stable-previous": 1}
     assert api.objects["classifier-serving"]["data"] == {"models.config": CONFIG}
 
 
-def test_later_ones_and_a_rollback_edit_it(api: Api) -> None:
+def test_later_promotions_and_a_rollback_edit_the_second(api: FakeConfigMapServer) -> None:
     for version in ("2", "3"):
         assert run("promote", version) == 0
     assert run("rollback") == 0
     assert labels(api) == {"stable": 2, "stable-previous": 3}
 
 
-def test_an_edit_that_somebody_else_was_faster_than_is_made_again(api: Api) -> None:
+def test_an_edit_that_conflicts_is_made_again(api: FakeConfigMapServer) -> None:
     assert run("promote", "2") == 0
     api.conflicts = 2
     assert run("promote", "3") == 0
@@ -134,43 +135,50 @@ def test_an_edit_that_somebody_else_was_faster_than_is_made_again(api: Api) -> N
 
 
 @pytest.mark.parametrize(
-    ("status", "advice"), [(403, "ask for that right"), (401, "Log in again"), (500, "Look at the cluster")]
+    ("status", "advice"), [(403, "k8s/accounts.yaml"), (401, "Log in"), (500, "Check the cluster")]
 )
-def test_what_the_api_refuses_is_one_line_with_advice(
-    api: Api, status: int, advice: str, capsys: pytest.CaptureFixture[str]
+def test_a_refusal_of_the_api_server_is_one_line_with_advice(
+    api: FakeConfigMapServer, status: int, advice: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.refuse = status
     assert run("promote", "2") == 11
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"Received: {status}" in line
+    assert str(status) in line
     assert advice in line
 
 
-def test_a_namespace_without_the_manifests_is_said(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_namespace_without_the_manifests_is_an_error(
+    api: FakeConfigMapServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     api.objects.clear()
     assert run("promote", "2") == 11
-    assert "Apply k8s/ there first" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "404" in line and "k8s/" in line
 
 
-def test_a_config_map_without_the_key_is_said(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_map_without_the_key_is_an_error(
+    api: FakeConfigMapServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     api.add("classifier-serving", {"other": ""})
     assert run("rollback") == 11
-    assert "must have the key models.config. Received: other." in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    for part in ("ml/classifier-serving", "models.config", "other"):
+        assert part in line
 
 
-def test_a_cluster_that_does_not_answer_is_said(
-    api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_cluster_that_does_not_answer_is_an_error_with_its_address(
+    api: FakeConfigMapServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.shutdown()
     api.server_close()
     assert run("promote", "2") == 11
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("python -m trainer promote: The cluster at localhost:")
+    assert f"localhost:{api.server_port}" in line
 
 
-def test_no_kubeconfig_is_said(
+def test_a_missing_kubeconfig_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     assert run("promote", "2") == 11
-    assert "A kubeconfig, or a pod's service account, is needed" in capsys.readouterr().err
+    assert f"KUBECONFIG={tmp_path / 'none'}" in capsys.readouterr().err

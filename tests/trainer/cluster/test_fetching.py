@@ -1,4 +1,4 @@
-"""`fetch-data` from a real HTTP server and from files."""
+"""`fetch-data` from an HTTP server and from files."""
 
 from __future__ import annotations
 
@@ -68,14 +68,16 @@ def fetch(archive: Path | str, directory: Path, *flags: str) -> int:
 def address(tmp_path: Path) -> Iterator[str]:
     handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
 @pytest.mark.parametrize("top", ["", "clothing-1.0/"])
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
-def test_an_archive_becomes_a_folder_without_its_single_top(tmp_path: Path, kind: str, top: str) -> None:
+def test_an_archive_becomes_a_folder_without_the_single_folder_at_its_top(
+    tmp_path: Path, kind: str, top: str
+) -> None:
     path = tmp_path / f"images.{kind}"
     if kind == "zip":
         zip_of(path, FILES, top)
@@ -91,7 +93,7 @@ def test_a_split_at_the_top_stays(tmp_path: Path) -> None:
     assert found(tmp_path / "data") == files
 
 
-def test_over_http_with_its_checksum(tmp_path: Path, address: str) -> None:
+def test_an_archive_is_fetched_over_http_with_its_checksum(tmp_path: Path, address: str) -> None:
     path = tar_of(tmp_path / "images.tar.gz", FILES)
     url = f"{address}/images.tar.gz"
     assert fetch(url, tmp_path / "data", "--sha256", sha256(path).upper()) == 0
@@ -103,10 +105,12 @@ def test_a_second_time_nothing_is_fetched(tmp_path: Path, capsys: pytest.Capture
     assert fetch(path, tmp_path / "data") == 0
     path.unlink()
     assert fetch(path, tmp_path / "data") == 0
-    assert "There already" in capsys.readouterr().out
+    assert str(tmp_path / "data") in capsys.readouterr().out
 
 
-def test_of_several_at_once_one_fetches_and_the_others_wait(tmp_path: Path, address: str) -> None:
+def test_when_several_processes_start_at_once_one_fetches_and_the_others_wait(
+    tmp_path: Path, address: str
+) -> None:
     """The workers of one Job, on one volume."""
     path = tar_of(tmp_path / "images.tar.gz", FILES)
     command = [
@@ -119,28 +123,28 @@ def test_of_several_at_once_one_fetches_and_the_others_wait(tmp_path: Path, addr
     ]
     command.append(f"--sha256={sha256(path)}")
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    said = sorted(worker.communicate(timeout=120)[0].partition(" http")[0] for worker in workers)
+    printed = [worker.communicate(timeout=120)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0, 0]
-    assert said == ["Fetched", "There already:", "There already:"]
+    assert sum(line.startswith("Fetched") for line in printed) == 1
     assert found(tmp_path / "data") == FILES
 
 
-def test_one_that_waits_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_process_that_waits_for_another_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tar_of(tmp_path / "images.tar.gz", FILES)
     with ThreadPoolExecutor() as pool:
         with storage.locked(tmp_path / ".data.lock"):
             done = pool.submit(fetch, path, tmp_path / "data")
-            said, deadline = "", time.monotonic() + 60
-            while not said and time.monotonic() < deadline:
-                said += capsys.readouterr().err
+            printed, deadline = "", time.monotonic() + 60
+            while not printed and time.monotonic() < deadline:
+                printed += capsys.readouterr().err
                 time.sleep(0.01)
-            assert str(tmp_path / "data") in said
+            assert str(tmp_path / "data") in printed
             assert not (tmp_path / "data").exists()
         assert done.result(60) == 0
     assert found(tmp_path / "data") == FILES
 
 
-def test_what_has_the_same_checksum_is_there_wherever_it_came_from(tmp_path: Path) -> None:
+def test_the_same_checksum_is_the_same_content_whatever_the_url(tmp_path: Path) -> None:
     path = tar_of(tmp_path / "images.tar.gz", FILES)
     assert fetch(path, tmp_path / "data", "--sha256", sha256(path)) == 0
     assert fetch("https://localhost:1/moved.tar.gz", tmp_path / "data", "--sha256", sha256(path).upper()) == 0
@@ -153,24 +157,26 @@ def test_a_folder_with_other_content_is_left_alone(
     assert fetch(first, tmp_path / "data") == 0
     second = tar_of(tmp_path / "second.tar.gz", {"x": b"x"})
     assert fetch(second, tmp_path / "data") == 2
-    assert f"holds what was fetched from {first.as_uri()}" in capsys.readouterr().err
+    assert first.as_uri() in capsys.readouterr().err
     assert found(tmp_path / "data") == FILES
 
 
 @pytest.mark.parametrize(
-    ("url", "flags", "message"),
+    ("url", "flags", "parts"),
     [
-        ("http://localhost/a.tar", [], "Over http anybody could have changed the archive"),
-        ("ftp://localhost/a.tar", [], "URL must begin with one of https, http, s3, gs, file"),
-        ("images.tar", [], "URL must begin with one of"),
-        ("https://localhost/a", ["--sha256", "abc"], "--sha256 must have 64 hexadecimal digits"),
+        ("http://localhost/a.tar", [], ["--sha256", "http"]),
+        ("ftp://localhost/a.tar", [], ["https://, http://, s3://, gs://, file://", "ftp://localhost/a.tar"]),
+        ("images.tar", [], ["https://", "images.tar"]),
+        ("https://localhost/a", ["--sha256", "abc"], ["--sha256", "64", "abc"]),
     ],
 )
-def test_what_cannot_be_asked_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str, flags: list[str], message: str
+def test_invalid_arguments_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str, flags: list[str], parts: list[str]
 ) -> None:
     assert fetch(url, tmp_path / "data", *flags) == 2
-    assert message in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    for part in parts:
+        assert part in line
     assert not (tmp_path / "data").exists()
 
 
@@ -183,15 +189,15 @@ def test_a_wrong_checksum_is_refused_before_anything_is_unpacked(
 ) -> None:
     path = tar_of(tmp_path / "images.tar.gz", FILES)
     assert fetch(path, tmp_path / "data", "--sha256", "0" * 64) == 3
-    assert f"Received: {sha256(path)}" in capsys.readouterr().err
+    assert sha256(path) in capsys.readouterr().err
     assert nothing_is_left(tmp_path)
 
 
-def test_a_url_that_is_not_there_may_be_tried_again(
+def test_a_missing_url_is_an_error_that_a_job_retries(
     tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert fetch(f"{address}/nowhere.tar", tmp_path / "data", "--sha256", "0" * 64) == 8
-    assert "nowhere.tar cannot be read" in capsys.readouterr().err
+    assert f"{address}/nowhere.tar" in capsys.readouterr().err
     assert nothing_is_left(tmp_path)
 
 
@@ -218,19 +224,19 @@ def special(kind: bytes, target: str = "/etc/passwd") -> Callable[[tarfile.TarFi
         pytest.param(special(tarfile.FIFOTYPE), id="pipe"),
     ],
 )
-def test_archives_that_would_write_elsewhere_are_refused(
+def test_tars_that_would_write_outside_are_refused(
     tmp_path: Path, add: Callable[[tarfile.TarFile], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "images.tar"
     with tarfile.open(path, "w") as tar:
         add(tar)
     assert fetch(path, tmp_path / "data") == 3
-    assert "rchive" in capsys.readouterr().err
+    assert len(capsys.readouterr().err.splitlines()) == 1
     assert nothing_is_left(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../x", "/x"])
-def test_zips_that_would_write_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+def test_zips_that_would_write_outside_are_refused(tmp_path: Path, name: str) -> None:
     assert fetch(zip_of(tmp_path / "images.zip", {name: b"x"}), tmp_path / "data") == 3
     assert nothing_is_left(tmp_path)
 
@@ -244,8 +250,8 @@ def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
     assert nothing_is_left(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", "half"])
-def test_what_is_no_whole_archive_is_refused(tmp_path: Path, content: bytes | str) -> None:
+@pytest.mark.parametrize("content", [b"", b"not an archive", "half"])
+def test_an_incomplete_archive_is_refused(tmp_path: Path, content: bytes | str) -> None:
     path = tar_of(tmp_path / "images.tar.gz", FILES)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if isinstance(content, str) else content)
@@ -253,24 +259,26 @@ def test_what_is_no_whole_archive_is_refused(tmp_path: Path, content: bytes | st
     assert nothing_is_left(tmp_path)
 
 
-def test_too_little_room_is_said_before_it_is_used_up(
+def test_too_little_space_is_an_error_before_it_is_used_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tar_of(tmp_path / "images.tar.gz", FILES)
     monkeypatch.setattr("trainer.cluster.fetching.shutil.disk_usage", lambda _: SimpleNamespace(free=1_000))
     assert fetch(path, tmp_path / "data") == 8
-    assert "The volume needs 300,000 bytes for train/b/2.jpg. It has 1,000." in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    for part in ("300,000 bytes", "train/b/2.jpg", "1,000 bytes"):
+        assert part in line
     assert nothing_is_left(tmp_path)
 
 
-def test_what_a_killed_run_has_left_is_cleared(tmp_path: Path) -> None:
+def test_the_remains_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".data.0123.fetching").mkdir()
     assert fetch(tar_of(tmp_path / "images.tar.gz", FILES), tmp_path / "data") == 0
     assert not list(tmp_path.glob(".data.*.fetching"))
     assert json.loads((tmp_path / "data" / fetching.MARKER).read_text())["sha256"] is None
 
 
-def test_without_its_packages_it_says_what_to_install(
+def test_a_missing_package_is_an_error_that_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "fsspec", None)

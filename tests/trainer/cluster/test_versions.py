@@ -15,7 +15,7 @@ CONFIG = """model_config_list { config { name: "m" base_path: "/models/m" model_
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Three published versions, of which the second has lost its card; and a model config."""
+    """Three published versions, of which version 2 has no model card, and a model config."""
     for number in (1, 2, 10):
         extra = tmp_path / "m" / str(number) / "assets.extra"
         extra.mkdir(parents=True)
@@ -33,6 +33,12 @@ def run(directory: Path, *arguments: str) -> int:
     return cli.main([*arguments, *flags])
 
 
+def assert_printed(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
+    (line,) = capsys.readouterr().out.splitlines()
+    for part in parts:
+        assert part in line
+
+
 def test_versions_lists_the_newest_first_with_accuracy_and_labels(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -46,12 +52,12 @@ def test_versions_lists_the_newest_first_with_accuracy_and_labels(
     assert "1.0000" in capsys.readouterr().out
 
 
-def test_promote_and_rollback_edit_the_file_and_say_so(
+def test_promote_and_rollback_edit_the_file_and_print_the_version(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = directory / "models.config"
     assert run(directory, "promote", "10", "--model-dir", str(directory)) == 0
-    assert capsys.readouterr().out == f"stable of m is version 10 in {config}\n"
+    assert_printed(capsys, "stable", "10", str(config))
     assert run(directory, "promote", "2", "--label", "canary") == 0
     assert model_config.labels(config.read_text(), "m", config) == {
         "stable": 10,
@@ -60,16 +66,14 @@ def test_promote_and_rollback_edit_the_file_and_say_so(
     }
     capsys.readouterr()
     assert run(directory, "rollback") == 0
-    assert capsys.readouterr().out == f"stable of m is version 1 again in {config}\n"
+    assert_printed(capsys, "stable", "version 1 ", str(config))
 
 
-def test_a_version_that_is_not_there_is_not_promoted(
-    directory: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_version_is_not_promoted(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(directory, "promote", "7", "--model-dir", str(directory)) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("python -m trainer promote: There must be a version 7 to promote. Received: ")
-    assert error.endswith("which holds 10, 2, 1.\n")
+    (line,) = capsys.readouterr().err.splitlines()
+    for part in ("7", str(directory / "m"), "10, 2, 1"):
+        assert part in line
     assert (directory / "models.config").read_text() == CONFIG
 
 
@@ -79,11 +83,11 @@ def test_a_missing_file_and_a_missing_directory_are_one_line(
     assert cli.main(["rollback", "--name", "m", "--model-config", str(directory / "none")]) == 2
     assert cli.main(["versions", "--name", "n", "--model-dir", str(directory)]) == 2
     first, second = capsys.readouterr().err.splitlines()
-    assert "none: No such file or directory. Give the file of --model_config_file." in first
-    assert second.startswith("python -m trainer versions: MODEL_DIR/NAME must be a directory of versions.")
+    assert f"{directory / 'none'}: No such file" in first
+    assert f"{directory / 'n'}: No such file" in second
 
 
-def test_of_many_edits_at_once_none_is_lost(directory: Path) -> None:
+def test_none_of_many_simultaneous_edits_is_lost(directory: Path) -> None:
     store = ConfigFile(directory / "models.config")
 
     def add(label: str) -> None:

@@ -1,4 +1,4 @@
-"""As much of the Kubernetes API as `push-data` needs: pods, and exec, which really runs the command here."""
+"""A fake Kubernetes API server for pods. Its exec endpoint runs the command as a child process."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 
-class ExecApi:
-    """Namespace `ml`; a folder stands for the claim, and is /data in the commands."""
+class FakeExecServer:
+    """Serves the namespace `ml`. A folder stands for the claim: commands get it in place of /data."""
 
     def __init__(self, claim: Path) -> None:
         self.claim = claim
         self.pods: dict[str, dict[str, Any]] = {}
         self.created: list[dict[str, Any]] = []
         self.deleted: list[str] = []
-        self.status: dict[str, Any] = {"phase": "Running", "containerStatuses": [container({"running": {}})]}
+        self.status: dict[str, Any] = {
+            "phase": "Running",
+            "containerStatuses": [container_status({"running": {}})],
+        }
         self.events: list[str] = []
         self.commands: list[list[str]] = []
-        self.cuts: list[int] = []  # of the next commands with input: after how many bytes they are cut off
-        self.refuse: list[int] = []  # statuses with which the next commands are refused; 0: no answer at all
+        self.cuts: list[int] = []  # after how many bytes the next commands with input are cut off
+        self.refuse: list[int] = []  # statuses that refuse the next commands; 0: no answer at all
         self.received_bytes = 0
         self._loop = asyncio.new_event_loop()
         self._runner: web.AppRunner | None = None
@@ -34,6 +37,7 @@ class ExecApi:
         started.wait()
 
     def kubeconfig(self, path: Path) -> Path:
+        """Write a kubeconfig for this server; return its path."""
         content = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -130,7 +134,7 @@ class ExecApi:
         return socket
 
     async def _feed(self, socket: web.WebSocketResponse, process: asyncio.subprocess.Process) -> bool:
-        """Pass on what comes for its standard input, whose end cannot be told; False: cut off."""
+        """Pass the input on to the process. Return False if it was cut off."""
         assert process.stdin
         cut = self.cuts.pop(0) if self.cuts else None
         total = int(self.commands[-1][-1])
@@ -150,12 +154,12 @@ class ExecApi:
 
 
 async def _close_after(request: web.Request, response: web.StreamResponse) -> None:
-    """Leave no connection open that only the client's garbage collection would close."""
+    """Close the connection, which otherwise stays open until the client's garbage collection."""
     if "exec" not in request.path:
         response.force_close()
 
 
-def container(state: dict[str, Any]) -> dict[str, Any]:
+def container_status(state: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": "receiver",
         "image": "example.com/train:1",

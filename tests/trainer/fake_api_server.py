@@ -1,4 +1,4 @@
-"""As much of the Kubernetes API as the launcher needs, over real HTTP: Jobs, Pods, Events, logs."""
+"""A fake Kubernetes API server for Jobs, Pods, Events and logs, over real HTTP."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from trainer import __main__ as cli
+
 JOB = "train-classifier-1"
 POD = f"{JOB}-abcde"
 
 
-class Api(ThreadingHTTPServer):
-    """Namespace `ml`. Each time that Jobs are listed, the next of `scenes` changes what there is."""
+class FakeApiServer(ThreadingHTTPServer):
+    """Serves the namespace `ml`. Each request for the list of Jobs first plays the next of `scenes`."""
 
     daemon_threads = True
 
@@ -25,19 +27,21 @@ class Api(ThreadingHTTPServer):
         self.pods: dict[str, dict[str, Any]] = {}
         self.events: list[dict[str, Any]] = []
         self.logs: dict[str, list[str]] = {}
-        self.cut_logs_after: int | None = None  # lines, once
-        self.end_logs_within: int | None = None  # characters, once: a stream that ends well, but amid a line
-        self.stall_logs = False  # once: a stream whose connection is dead
+        self.cut_logs_after: int | None = None  # lines; for the next log only
+        self.end_logs_within: int | None = None  # characters; the next log ends properly, but within a line
+        self.stall_logs = False  # the connection of the next log is dead
         self.refuse_logs: int | None = None
         self.log_calls = 0
-        self.scenes: list[Callable[[Api], None]] = []
+        self.scenes: list[Callable[[FakeApiServer], object]] = []
         self.deleted: list[tuple[str, str]] = []
         self.refuse: int | None = None
         self.refusal = ""
-        self.released = threading.Event()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.released = threading.Event()  # set: logs that stall end
+        # `shutdown` waits for one poll.
+        threading.Thread(target=self.serve_forever, args=[0.01], daemon=True).start()
 
     def kubeconfig(self, path: Path) -> Path:
+        """Write a kubeconfig for this server; return its path."""
         content = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -48,6 +52,11 @@ class Api(ThreadingHTTPServer):
         }
         path.write_text(json.dumps(content))
         return path
+
+    def close(self) -> None:
+        self.released.set()
+        self.shutdown()
+        self.server_close()
 
     def add_job(self, name: str = JOB, **status: Any) -> None:
         labels = {"app.kubernetes.io/name": "image-classifier", "app.kubernetes.io/component": "training"}
@@ -100,6 +109,33 @@ class Api(ThreadingHTTPServer):
         )
 
 
+def stream_log(api: FakeApiServer, *scenes: Callable[[FakeApiServer], object]) -> int:
+    """Run `logs --follow` on a Job while these scenes play; return the exit code."""
+    api.add_job()
+    api.scenes = [nothing, *scenes]  # `logs` looks for the Job once, before it streams
+    return cli.main(["logs", JOB, "--follow"])
+
+
+def nothing(api: FakeApiServer) -> None:
+    """Play a scene in which nothing changes."""
+
+
+def run_pod(api: FakeApiServer) -> None:
+    """Play the scene in which the Job's pod starts."""
+    api.add_pod(RUNNING)
+
+
+def complete(api: FakeApiServer) -> None:
+    """Play the scene in which the trainer and its Job succeed."""
+    api.end_pod(0)
+    api.end_job("Complete")
+
+
+def exhaust_retries(api: FakeApiServer) -> None:
+    """Play the scene in which the Job gives up after its last retry."""
+    api.end_job("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+
+
 RUNNING = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
 
 
@@ -115,7 +151,7 @@ def status(name: str, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def stamped(lines: list[str]) -> list[str]:
-    """Return them as the API does; a line that begins with "same" has the time of the one before."""
+    """Return lines with time stamps, as the API does. A line that begins with "same" repeats the stamp."""
     found, number = [], 0
     for line in lines:
         number += not line.startswith("same")
@@ -124,7 +160,9 @@ def stamped(lines: list[str]) -> list[str]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Api
+    """Answers the requests of a FakeApiServer."""
+
+    server: FakeApiServer
 
     def answer(self, code: int, body: dict[str, Any]) -> None:
         content = json.dumps(body).encode()
