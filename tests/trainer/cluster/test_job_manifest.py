@@ -1,4 +1,4 @@
-"""Folders of manifests without exactly one usable training Job are refused in one line."""
+"""Folders of manifests without exactly one training Job are refused in one line."""
 
 from __future__ import annotations
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.kubernetes_objects import needs_kubectl, write_kustomization
 from tests.trainer.fake_api_server import FakeApiServer
 from trainer import __main__ as cli
 
@@ -79,9 +79,10 @@ def test_invalid_flags_are_refused_before_anything_is_sent(
     assert api.jobs == {}
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
-def test_workers_sets_the_number_of_pods_and_tells_the_trainer(api: FakeApiServer) -> None:
-    assert cli.main(["submit", "--overlay", "overlays/multi-node", "--workers", "4"]) == 0
+@needs_kubectl
+def test_workers_sets_the_number_of_pods_and_tells_the_trainer(api: FakeApiServer, tmp_path: Path) -> None:
+    write_kustomization(tmp_path / "mine", components=["multi-node"])
+    assert cli.main(["submit", "--overlay", str(tmp_path / "mine"), "--workers", "4"]) == 0
     job = submitted(api)
     assert job["spec"]["completions"] == job["spec"]["parallelism"] == 4
     env = {entry["name"]: entry.get("value") for entry in trainer_container(job)["env"]}
@@ -95,7 +96,7 @@ def test_without_kubectl_the_base_can_be_submitted_and_an_overlay_cannot(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert cli.main(["submit"]) == 0
     capsys.readouterr()
-    assert cli.main(["submit", "--overlay", "overlays/kueue"]) == 2
+    assert cli.main(["submit", "--overlay", "overlays/kind"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "kubectl" in line
 
