@@ -136,7 +136,7 @@ def test_flags_name_mounted_files_and_promoted_labels_win(spec: Document) -> Non
         "classifier-serving",
         {"name": "classifier-labels", "optional": True},
     )
-    assert (defaults["name"], labels["name"]) == (config_map._DEFAULTS, config_map._LABELS)
+    assert (defaults["name"], labels["name"]) == (config_map.DEFAULTS_NAME, config_map.LABELS_NAME)
     named = [
         argument.partition("=")[2] for argument in spec["containers"][0]["args"] if "=/config/" in argument
     ]

@@ -12,8 +12,8 @@ from trainer.cluster import api_server
 from trainer.errors import ClusterError
 
 _KEY = "models.config"
-_DEFAULTS = "classifier-serving"
-_LABELS = "classifier-labels"
+DEFAULTS_NAME = "classifier-serving"
+LABELS_NAME = "classifier-labels"
 _OBJECT_LABELS = {
     "app.kubernetes.io/name": "image-classifier",
     "app.kubernetes.io/component": "serving",
@@ -39,7 +39,7 @@ class ConfigMapStore:
         self._task = f"let this user get, create and update ConfigMaps in namespace {namespace}"
 
     def __str__(self) -> str:
-        return f"ConfigMap {self._namespace}/{_LABELS}"
+        return f"ConfigMap {self._namespace}/{LABELS_NAME}"
 
     def read(self) -> str:
         """Return its text.
@@ -48,7 +48,7 @@ class ConfigMapStore:
           ClusterError: the cluster does not answer, or has no such ConfigMap.
         """
         with api_server.explain_refusal(self._task):
-            return self._text(self._edited() or self._get(_DEFAULTS))
+            return self._text(self._edited() or self._get(DEFAULTS_NAME))
 
     def edit(self, change: Callable[[str], str]) -> None:
         """Replace its text. When somebody else edits it at the same time, start again from their text.
@@ -59,7 +59,7 @@ class ConfigMapStore:
         with api_server.explain_refusal(self._task):
             for attempt in range(_ATTEMPTS):
                 edited = self._edited()
-                text = change(self._text(edited or self._get(_DEFAULTS)))
+                text = change(self._text(edited or self._get(DEFAULTS_NAME)))
                 try:
                     self._put(edited, text)
                     return
@@ -70,7 +70,7 @@ class ConfigMapStore:
     def _edited(self) -> Any:
         """Return the ConfigMap that the first edit created, or None before it."""
         try:
-            return self._get(_LABELS)
+            return self._get(LABELS_NAME)
         except ApiException as error:
             if error.status != 404:
                 raise
@@ -82,12 +82,12 @@ class ConfigMapStore:
     def _put(self, edited: Any, text: str) -> None:
         if edited is not None:  # with its resourceVersion, the API refuses if it has changed since
             edited.data = {_KEY: text}
-            self._api.replace_namespaced_config_map(_LABELS, self._namespace, edited)
+            self._api.replace_namespaced_config_map(LABELS_NAME, self._namespace, edited)
             return
         self._api.create_namespaced_config_map(
             self._namespace,
             kubernetes.client.V1ConfigMap(
-                metadata=kubernetes.client.V1ObjectMeta(name=_LABELS, labels=_OBJECT_LABELS),
+                metadata=kubernetes.client.V1ObjectMeta(name=LABELS_NAME, labels=_OBJECT_LABELS),
                 data={_KEY: text},
             ),
         )

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.kubernetes_objects import BASE, name_of
 from tests.policy import violations
 from tests.trainer.fake_exec_server import FakeExecServer, container_status
 from trainer import __main__ as cli
@@ -238,6 +239,9 @@ def test_the_pod_follows_the_policy_and_mounts_the_claim(api: FakeExecServer, im
     assert cli.main(["push-data", str(images), "--claim", "mine"]) == 0
     (pod,) = api.created
     assert list(violations(pod)) == []
+    names = set(map(name_of, BASE))
+    assert f"ServiceAccount/{pod['spec']['serviceAccountName']}" in names
+    assert "PersistentVolumeClaim/data" in names  # the claim of a push without --claim
     assert pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == "mine"
 
 
