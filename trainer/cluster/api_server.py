@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 import kubernetes
+import yaml
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError, MaxRetryError
@@ -18,6 +19,9 @@ from trainer.errors import ClusterError
 
 # It logs every connection that it tries again. When all have failed, `explain_refusal` says why.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+# What the package raises for a file that is not a kubeconfig depends on what the file holds.
+_NOT_A_KUBECONFIG = (ConfigException, yaml.YAMLError, UnicodeDecodeError, TypeError, AttributeError, KeyError)
 
 _POD_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
@@ -37,7 +41,7 @@ def connect() -> kubernetes.client.ApiClient:
             kubernetes.config.load_kube_config(  # type: ignore[no-untyped-call]  # the package has no types
                 os.environ.get("KUBECONFIG"), client_configuration=configuration
             )
-    except ConfigException as error:
+    except _NOT_A_KUBECONFIG as error:
         raise _no_kubeconfig(error) from error
     return kubernetes.client.ApiClient(configuration)
 
@@ -56,7 +60,7 @@ def current_namespace() -> str:
         _, active = kubernetes.config.list_kube_config_contexts(  # type: ignore[no-untyped-call]  # the package has no types
             os.environ.get("KUBECONFIG")
         )
-    except ConfigException as error:
+    except _NOT_A_KUBECONFIG as error:
         raise _no_kubeconfig(error) from error
     return str(active["context"].get("namespace") or "default")
 
@@ -111,11 +115,11 @@ def _reason(error: HTTPError) -> str:
     return re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", " ".join(str(error).split())).rstrip(".")[:200]
 
 
-def _no_kubeconfig(error: ConfigException) -> ClusterError:
+def _no_kubeconfig(error: Exception) -> ClusterError:
     named = f"KUBECONFIG={os.environ['KUBECONFIG']}: " if "KUBECONFIG" in os.environ else ""
     return ClusterError(
         "To reach a cluster, set KUBECONFIG or run in a pod with a service account. "
-        f"Received: {named}{str(error).rstrip('.')}."
+        f"Received: {named}{' '.join(str(error).split()).rstrip('.')}."
     )
 
 

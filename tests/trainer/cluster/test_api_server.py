@@ -45,3 +45,17 @@ def test_a_missing_kubeconfig_is_an_error_that_names_it(
     for ask in (api_server.connect, api_server.current_namespace):
         with pytest.raises(ClusterError, match=f"KUBECONFIG={tmp_path / 'nowhere'}"):
             ask()
+
+
+@pytest.mark.parametrize("content", [b"", b"word", b"a: [", b"\xff\xfe", b"[]", b"contexts: 3", b"a: b"])
+def test_a_file_that_is_not_a_kubeconfig_is_an_error_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    file = tmp_path / "config"
+    file.write_bytes(content)
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    for ask in (api_server.connect, api_server.current_namespace):
+        with pytest.raises(ClusterError) as raised:
+            ask()
+        assert str(file) in str(raised.value)
+        assert "\n" not in str(raised.value)
