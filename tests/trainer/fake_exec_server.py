@@ -121,13 +121,13 @@ class FakeExecServer:
             await process.wait()
             await socket.close()
             return socket
-        printed, said = await outputs
+        printed, errors = await outputs
         code = await process.wait()
         status: dict[str, Any] = {"status": "Success"}
         if code:
             causes = [{"reason": "ExitCode", "message": str(code)}]
             status = {"status": "Failure", "reason": "NonZeroExitCode", "details": {"causes": causes}}
-        for channel, data in ((1, printed), (2, said), (3, json.dumps(status).encode())):
+        for channel, data in ((1, printed), (2, errors), (3, json.dumps(status).encode())):
             if data:
                 await socket.send_bytes(bytes([channel]) + data)
         await socket.close()

@@ -114,7 +114,7 @@ class TrainingJobs:
 
 
 def worker_of(pod: Any) -> int:
-    """Return the index of a pod's worker: 0 is the chief, whose log is complete. Other Jobs have only a 0."""
+    """Return the index of a pod's worker. 0 is the chief, or the only pod of another Job."""
     return int((pod.metadata.annotations or {}).get(_INDEX, 0))
 
 

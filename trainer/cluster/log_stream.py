@@ -81,7 +81,7 @@ class _LogStream:
             time.sleep(POLL_S)
 
     def _read_state(self) -> tuple[Any, list[Any]]:
-        """Return the Job and its pods, and report what they wait for. The cluster may pause meanwhile."""
+        """Return the Job and its pods, and report what they wait for. Ask again while the cluster pauses."""
         end = time.monotonic() + PATIENCE_S
         while True:
             try:

@@ -60,9 +60,7 @@ def _version(path: Path, labels: dict[str, int]) -> Version:
         accuracy = card["metrics"].get("validation", {}).get("accuracy")
         return Version(number, str(card["created"]), accuracy, pointing)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Version(
-            number, "", None, pointing
-        )  # it is served all the same: the server reads no model card
+        return Version(number, "", None, pointing)  # the server loads it without a model card, too
 
 
 def print_versions(versions: list[Version], name: str) -> None:
