@@ -21,15 +21,14 @@ def line_count(path: Path) -> int:
     return len(path.read_text().splitlines())
 
 
-def test_the_trainers_folder_can_be_taken_in_at_a_glance() -> None:
+def test_the_trainers_folder_has_at_most_14_entries() -> None:
     entries = [path for path in (ROOT / "trainer").iterdir() if path.name != "__pycache__"]
     assert len(entries) <= 14, sorted(path.name for path in entries)
 
 
-def test_modules_are_neither_crumbs_nor_loaves() -> None:
+def test_modules_have_one_subject_by_their_size() -> None:
     for package in PACKAGES:
-        crumbs = [str(path) for path in modules(package) if line_count(path) < 40]
-        assert not crumbs
+        assert not [str(path) for path in modules(package) if line_count(path) < 40]
         assert 80 <= statistics.median(map(line_count, modules(package))) <= 250
 
 

@@ -58,6 +58,17 @@ def settings_of_the_job() -> TrainConfig:
         return settings.from_arguments(arguments)
 
 
+@pytest.mark.parametrize("image", ["train", "gateway"])
+def test_an_image_holds_no_models_that_lie_beside_the_code(image: str) -> None:
+    """`make demo` and the README train into folders of the checkout from which the images are built."""
+    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / f"Dockerfile.{image}").read_text(), re.M)
+    sources = {source for line in copied for source in line.split()}
+    assert sources == {
+        *("pyproject.toml", "constraints.txt", "README.md", "LICENSE"),
+        *("trainer", "serving_client", "local_server"),
+    }
+
+
 @pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
 @pytest.mark.parametrize("document", BASE, ids=name_of)
 def test_every_object_is_valid_against_the_published_schemas(document: Document, version: str) -> None:

@@ -17,7 +17,7 @@ from trainer.export import (
     ExportCheck,
     ModelCard,
     ModelDirectory,
-    check_and_warm_up,
+    check_and_write_warmup,
     protected_versions,
     remove_old_versions,
     save_signatures,
@@ -35,6 +35,7 @@ from trainer.training import (
     StepOptions,
     Training,
     architecture_of,
+    check_and_scan,
     connect_devices,
     gate_refusal,
     measure_splits,
@@ -43,7 +44,6 @@ from trainer.training import (
     open_run,
     plan_training,
     prepare_inputs,
-    require_ready,
     step_options,
 )
 
@@ -75,7 +75,7 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Published:
 
     # 1. Whatever can fail early fails now, before hours are spent.
     with timings.measure("checks"):
-        scan = require_ready(config)
+        scan = check_and_scan(config)
     classes = scan.splits["train"].classes
     architecture = architecture_of(config, len(classes))
 
@@ -99,6 +99,7 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Published:
         record.start(images.splits)
         stop.check()
         with timings.measure("frozen layers"):
+            # Called again without the images that turn out not to decode.
             inputs = images.read(
                 lambda splits: prepare_inputs(
                     config, network, splits, architecture.image_size_px, devices, stop
@@ -124,7 +125,7 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Published:
                 config.batch_size * devices.local_replicas,
                 devices,
             )
-        metrics = {split: one.metrics for split, one in measured.items()}
+        metrics = {split: result.metrics for split, result in measured.items()}
 
         # 6. A version, if it is good enough: checked, and complete or absent.
         validation = splits["validation"]
@@ -139,7 +140,7 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Published:
             backbone=architecture.backbone,
             weights=Path(config.weights).name,
             data={split: image_set.summary() for split, image_set in splits.items()},
-            metrics={split: dataclasses.asdict(one) for split, one in metrics.items()},
+            metrics={split: dataclasses.asdict(figures) for split, figures in metrics.items()},
             config=dataclasses.asdict(config),
             run_id=directory.run_id,
             resize_filter=config.resize_filter,
@@ -229,7 +230,9 @@ def _publish(
         lambda path, text: save_signatures(
             path, exported, card.backbone, card.image_size_px, text, card.resize_filter
         ),
-        finish=lambda path: check_and_warm_up(path, exported, examples, config.warmup_batch_size, on_check),
+        finish=lambda path: check_and_write_warmup(
+            path, exported, examples, config.warmup_batch_size, on_check
+        ),
     )
     record.end({"version": version, "metrics": card.metrics})
     if config.keep_versions:

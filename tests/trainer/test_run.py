@@ -224,13 +224,13 @@ def test_the_run_has_ended_before_the_chief_lets_the_other_workers_go(
     """Otherwise a chief that is killed in between would start again, and wait for workers that are done."""
     outcome = model_dir / "tiny" / ".runs" / "once" / "outcome.json"
     has_ended: dict[str, bool] = {}
-    from_chief = Devices.from_chief
+    broadcast_from_chief = Devices.broadcast_from_chief
 
     def spy(devices: Devices, text: str) -> str:
         has_ended[text] = outcome.exists()
-        return from_chief(devices, text)
+        return broadcast_from_chief(devices, text)
 
-    monkeypatch.setattr(Devices, "from_chief", spy)
+    monkeypatch.setattr(Devices, "broadcast_from_chief", spy)
     published = run.train(TrainConfig(**{**quick, "model_dir": model_dir, "run_id": "once"}))
     assert has_ended == {"once": False, "": False, published.path.name: True}
 

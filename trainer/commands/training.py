@@ -16,7 +16,7 @@ from typing import Any
 
 from trainer.commands import settings
 from trainer.commands.arguments import Commands, add_command
-from trainer.config import Grid, TrainConfig
+from trainer.config import Grid, TrainConfig, flag_of
 from trainer.errors import ConfigError
 from trainer.runtime import stopping
 
@@ -105,6 +105,15 @@ def _add_tune(commands: Commands) -> None:
 
 
 def _run_tune(arguments: argparse.Namespace) -> None:
+    for setting, searched in (
+        ("learning_rate", "--learning-rates"),
+        ("hidden_units", "--hidden-unit-counts"),
+        ("dropout", "--dropouts"),
+    ):
+        if setting in arguments:
+            raise ConfigError(
+                f"tune searches {searched}. Received: {flag_of(setting)}. Use {searched} instead."
+            )
     grid = Grid(
         learning_rates=arguments.learning_rates,
         hidden_unit_counts=arguments.hidden_unit_counts,

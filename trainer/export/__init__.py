@@ -9,7 +9,7 @@ from trainer.export.model_card import ModelCard
 from trainer.export.pretrained import export_pretrained
 from trainer.export.published_version import PublishedVersion
 from trainer.export.publishing import ModelDirectory
-from trainer.export.release import check_and_warm_up
+from trainer.export.release import check_and_write_warmup
 from trainer.export.retention import protected_versions, remove_old_versions
 from trainer.export.signatures import save_signatures
 
@@ -18,7 +18,7 @@ __all__ = [
     "ModelCard",
     "ModelDirectory",
     "PublishedVersion",
-    "check_and_warm_up",
+    "check_and_write_warmup",
     "export_pretrained",
     "protected_versions",
     "remove_old_versions",

@@ -9,7 +9,7 @@ from trainer.config import TrainConfig, check_model_name
 from trainer.data import ImageExamples, scan_split
 from trainer.export.model_card import ModelCard
 from trainer.export.publishing import ModelDirectory
-from trainer.export.release import check_and_warm_up
+from trainer.export.release import check_and_write_warmup
 from trainer.export.signatures import save_signatures
 from trainer.model import build_imagenet_classifier, find_backbone
 
@@ -42,7 +42,7 @@ def export_pretrained(backbone_name: str, weights: str, model_dir: Path, name: s
     version = model_directory.publish(
         card,
         lambda staging, text: save_signatures(staging, network, backbone, backbone.native_size_px, text),
-        lambda staging: check_and_warm_up(staging, network, examples, TrainConfig.warmup_batch_size),
+        lambda staging: check_and_write_warmup(staging, network, examples, TrainConfig.warmup_batch_size),
     )
     return model_directory.path / str(version)
 

@@ -13,7 +13,7 @@ from trainer.export.published_version import PublishedVersion
 from trainer.export.warmup import write_warmup_requests
 
 
-def check_and_warm_up(
+def check_and_write_warmup(
     staging: Path,
     network: keras.Model,
     examples: ImageExamples,

@@ -8,7 +8,7 @@ from trainer.training.inputs import prepare_inputs
 from trainer.training.loop import Epoch, Loop, best_epoch
 from trainer.training.metrics import Metrics, SplitResult, measure_logits
 from trainer.training.phases import Plan, architecture_of, plan_training, step_options
-from trainer.training.preflight import first_error, require_ready, run_checks
+from trainer.training.preflight import check_and_scan, first_error, run_checks
 from trainer.training.results import MeasuredSplit, measure_splits
 from trainer.training.run_directory import RunDirectory, open_run
 from trainer.training.step import StepOptions
@@ -29,6 +29,7 @@ __all__ = [
     "Training",
     "architecture_of",
     "best_epoch",
+    "check_and_scan",
     "connect_devices",
     "first_error",
     "gate_refusal",
@@ -40,7 +41,6 @@ __all__ = [
     "plan_training",
     "prepare_inputs",
     "print_summary",
-    "require_ready",
     "run_checks",
     "step_options",
     "trial_settings",

@@ -82,8 +82,8 @@ class Devices:
         parts = self.strategy.experimental_distribute_values_from_function(part)
         return np.array(self.strategy.reduce("SUM", parts, axis=None))
 
-    def from_chief(self, text: str) -> str:
-        """Return the chief's text, cut to 256 bytes, on all workers; each waits for the others."""
+    def broadcast_from_chief(self, text: str) -> str:
+        """Return on all workers the chief's text, cut to 256 bytes; each waits for the others."""
         buffer = np.zeros(256)
         if self.is_chief:
             encoded = np.frombuffer(text.encode()[:256], np.uint8)
@@ -97,10 +97,10 @@ class Devices:
           is_last: the workers need each other no more after this, so the chief ignores that one is lost.
         """
         if not self.is_chief:
-            return self.from_chief("")
+            return self.broadcast_from_chief("")
         text = make()
         with contextlib.suppress(*([tf.errors.OpError] if is_last else [])):
-            self.from_chief(text)
+            self.broadcast_from_chief(text)
         return text
 
     def wait_for_all(self, state: str = "") -> None:

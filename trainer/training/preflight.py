@@ -91,8 +91,8 @@ def run_checks(config: TrainConfig, needed_bytes: int | None = None) -> Checks:
     return Checks(tuple(findings), scan)
 
 
-def require_ready(config: TrainConfig) -> Scan:
-    """Return the images, if every check passes.
+def check_and_scan(config: TrainConfig) -> Scan:
+    """Run the checks of a run, and return the images that they scanned.
 
     Invalid images do not fail this: the run lists them in its directory before it refuses them.
 

@@ -170,3 +170,18 @@ def test_sample_writes_and_says_what(tmp_path: Path, capsys: pytest.CaptureFixtu
     code, _, err = run(["sample", str(tmp_path / "t"), "--train-per-class", "0"], capsys)
     assert code == 2
     assert_one_line(err, "at least one image")
+
+
+@pytest.mark.parametrize(
+    ("flag", "searched"),
+    [
+        ("--learning-rate", "--learning-rates"),
+        ("--hidden-units", "--hidden-unit-counts"),
+        ("--dropout", "--dropouts"),
+    ],
+)
+def test_tune_refuses_a_flag_of_what_it_searches(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, searched: str
+) -> None:
+    assert cli.main(["tune", "--data", str(tmp_path), "--model-dir", str(tmp_path), flag, "0"]) == 2
+    assert searched in capsys.readouterr().err

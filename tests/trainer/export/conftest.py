@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import IMAGE_SIZE_PX
 from trainer.data import ImageExamples, scan_split
-from trainer.export import ModelCard, ModelDirectory, check_and_warm_up, save_signatures
+from trainer.export import ModelCard, ModelDirectory, check_and_write_warmup, save_signatures
 from trainer.model import find_backbone
 from trainer.model.networks import build_features
 
@@ -54,7 +54,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, image_tree: Path, weights
     version = directory.publish(
         card,
         lambda staging, text: save_signatures(staging, network, backbone, IMAGE_SIZE_PX, text),
-        lambda staging: check_and_warm_up(staging, network, examples, LARGEST_BATCH),
+        lambda staging: check_and_write_warmup(staging, network, examples, LARGEST_BATCH),
     )
     return Exported(directory.path / str(version), card, network, examples)
 

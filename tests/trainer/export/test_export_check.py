@@ -15,7 +15,7 @@ from tests.trainer.export.conftest import Exported
 from trainer import run
 from trainer.config import TrainConfig
 from trainer.errors import ExportMismatchError
-from trainer.export import ExportCheck, ModelDirectory, PublishedVersion, check_and_warm_up
+from trainer.export import ExportCheck, ModelDirectory, PublishedVersion, check_and_write_warmup
 from trainer.export.export_check import MAX_DIFFERENCE, Mismatch, check_export, sample_examples
 from trainer.report.report import HTML_NAME
 
@@ -148,7 +148,7 @@ def test_a_version_that_mismatches_is_not_published(exported: Exported, tmp_path
         shutil.copytree(exported.path, staging)
 
     def check(staging: Path) -> None:
-        check_and_warm_up(staging, exported.network, exported.examples, 4, checks.append)
+        check_and_write_warmup(staging, exported.network, exported.examples, 4, checks.append)
 
     exported.network.set_weights([*weights[:-1], weights[-1] + np.arange(6, dtype=np.float32) / 100])
     try:

@@ -152,14 +152,14 @@ def test_a_run_begins_with_the_scan_and_bad_images_are_left_to_it(
     config: dict[str, Any], spoiled: tuple[Path, Path]
 ) -> None:
     data, bad = spoiled
-    scan = preflight.require_ready(TrainConfig(**config | {"data": data}))
+    scan = preflight.check_and_scan(TrainConfig(**config | {"data": data}))
     assert [one.path for one in scan.invalid] == [bad]
 
 
 def test_the_first_error_stands_in_a_runs_way(config: dict[str, Any]) -> None:
     settings = TrainConfig(**config | {"data": Path("/nowhere"), "weights": "/nowhere/x.weights.h5"})
     with pytest.raises(DataError, match="/nowhere"):
-        preflight.require_ready(settings)
+        preflight.check_and_scan(settings)
 
 
 def test_a_model_directory_that_may_not_be_written_is_refused(

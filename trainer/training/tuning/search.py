@@ -37,7 +37,7 @@ from trainer.training.distribution import connect_devices, name_lost_worker
 from trainer.training.inputs import prepare_inputs
 from trainer.training.loop import Epoch, Phase, best_epoch
 from trainer.training.phases import architecture_of, plan_training, step_options
-from trainer.training.preflight import require_ready
+from trainer.training.preflight import check_and_scan
 from trainer.training.tuning import trials
 from trainer.training.tuning.parallel import train_in_parallel
 from trainer.training.tuning.summary import write_trials
@@ -77,7 +77,7 @@ def tune(config: TrainConfig, grid: Grid, stop: Stop | None = None) -> Tuned:
       TrainerError: another of its family, with which `train` would refuse the same settings.
     """
     _check(config)
-    scan = require_ready(config)
+    scan = check_and_scan(config)
     devices = connect_devices(
         config.distribution,
         os.environ,
