@@ -111,7 +111,13 @@ def section(text: str, title: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "title", ["One picture, from its file to a probability", "One setting, from its flag to its use"]
+    "title",
+    [
+        "One picture, from its file to a version",
+        "One picture, from its file to a probability",
+        "One setting, from its flag to its use",
+        "One call to a label",
+    ],
 )
 def test_each_walk_through_the_code_names_what_exists_in_at_most_12_files(title: str) -> None:
     text = section(ARCHITECTURE, title)
