@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 
 from trainer.config import TrainConfig
-from trainer.data import ImageExamples, ImageSet, ScreenedImages
+from trainer.data import ImageExamples, ImageSet, ScreenedImages, Splits
 from trainer.errors import NotGoodEnoughError, TrainerError
 from trainer.export import (
     ExportCheck,
@@ -22,7 +22,7 @@ from trainer.export import (
     remove_old_versions,
     save_signatures,
 )
-from trainer.model import build_classifier, copy_for_serving
+from trainer.model import Architecture, build_classifier, copy_for_serving
 from trainer.report import ChiefRecord, RunRecord, Timings
 from trainer.runtime import progress
 from trainer.runtime.stopping import Stop
@@ -76,8 +76,7 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Published:
     # 1. Whatever can fail early fails now, before hours are spent.
     with timings.measure("checks"):
         scan = check_and_scan(config)
-    classes = scan.splits["train"].classes
-    architecture = architecture_of(config, len(classes))
+    architecture = architecture_of(config, class_count=len(scan.splits["train"].classes))
 
     # 2. The devices, and the run's directory, which an earlier start may have begun.
     devices = connect_devices(
@@ -133,18 +132,7 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Published:
             record.report(splits, measured, check=None)
             record.end({"refused": refusal})
             raise NotGoodEnoughError(refusal)
-        card = ModelCard(
-            name=config.name,
-            labels=classes,
-            image_size_px=architecture.image_size_px,
-            backbone=architecture.backbone,
-            weights=Path(config.weights).name,
-            data={split: image_set.summary() for split, image_set in splits.items()},
-            metrics={split: dataclasses.asdict(figures) for split, figures in metrics.items()},
-            config=dataclasses.asdict(config),
-            run_id=directory.run_id,
-            resize_filter=config.resize_filter,
-        )
+        card = _model_card(config, architecture, splits, metrics, directory.run_id)
         examples = ImageExamples(
             validation,
             architecture.backbone,
@@ -205,6 +193,23 @@ def _fit(
             with timings.measure(phase.name):
                 training.run(Loop(phase, options, devices))
     record.trained(training.history)
+
+
+def _model_card(
+    config: TrainConfig, architecture: Architecture, splits: Splits, metrics: dict[str, Metrics], run_id: str
+) -> ModelCard:
+    return ModelCard(
+        name=config.name,
+        labels=splits["train"].classes,
+        image_size_px=architecture.image_size_px,
+        backbone=architecture.backbone,
+        weights=Path(config.weights).name,
+        data={split: image_set.summary() for split, image_set in splits.items()},
+        metrics={split: dataclasses.asdict(figures) for split, figures in metrics.items()},
+        config=dataclasses.asdict(config),
+        run_id=run_id,
+        resize_filter=config.resize_filter,
+    )
 
 
 def _gate(config: TrainConfig, candidate: Metrics, models: ModelDirectory, validation: ImageSet) -> str:
