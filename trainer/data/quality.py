@@ -27,11 +27,6 @@ class Duplicate:
     second: Path
     splits: tuple[str, str]
 
-    @property
-    def is_label_conflict(self) -> bool:
-        """Whether both files are in one split, under different classes."""
-        return self.splits[0] == self.splits[1]
-
     def __str__(self) -> str:
         return f"{self.first} = {self.second}"
 

@@ -61,7 +61,6 @@ def test_every_copy_in_the_later_split_counts(tmp_path: Path, splits: Splits) ->
 def test_one_image_under_two_classes_of_a_split_is_a_label_conflict(tmp_path: Path, splits: Splits) -> None:
     (found,) = find_duplicates(copied(tmp_path, "train/a/own.jpg", "train/b/copy.jpg"))
     assert found == Duplicate(tmp_path / "train/a/own.jpg", tmp_path / "train/b/copy.jpg", ("train", "train"))
-    assert found.is_label_conflict
     (warning,) = duplicate_warnings([found])
     assert warning.startswith("1 of the train images ")
     assert "class" in warning

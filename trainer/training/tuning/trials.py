@@ -58,7 +58,7 @@ class Trial:
 
     @property
     def outcome(self) -> str:
-        """Its figures in words, or why there are none."""
+        """The log line of its best epoch, or the reason why it has no figures."""
         if self.val_accuracy is None:
             return self.note
         correct = f"{self.correct} of {self.count}"
@@ -105,7 +105,7 @@ def trial_settings(model_dir: Path, name: str, chosen: str) -> dict[str, Any]:
       Values of `TrainConfig`'s fields: the tuned configuration with the trial's combination, but without
       model_dir, name and run_id.
     Raises:
-      ConfigError: there are no trials, or not this one; or it diverged; or the file cannot be read.
+      ConfigError: the file cannot be read, does not hold this trial, or the trial diverged.
     """
     path = trials_directory(model_dir, name) / TRIALS_JSON
     tuned, table = _read(path)
