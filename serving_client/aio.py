@@ -11,18 +11,18 @@ from itertools import chain, islice
 from types import TracebackType
 from typing import Any, TypeVar
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 
-from serving_client import codec, protocol
-from serving_client.channel import DEFAULT_TIMEOUT_S, METHODS, Tls, check_timeout, open_aio_channel
+from serving_client import protocol
+from serving_client.aio_transport import AioTransport
+from serving_client.channel import DEFAULT_TIMEOUT_S, Tls, check_timeout
 from serving_client.client import STREAM_BATCHES
 from serving_client.codec import Prediction, VersionStatus
 from serving_client.errors import ServingError
 from serving_client.model_card import ModelCard
 from serving_client.preprocessing import ImageInput
-from serving_client.protocol import Call, Protocol, Result, Steps, Via
+from serving_client.protocol import Call, Pause, Protocol, Result, Steps, Via
 
 DEFAULT_MAX_IN_FLIGHT = 32
 
@@ -66,11 +66,9 @@ class AsyncClient:
         check_timeout(timeout_s)
         self._protocol = Protocol(server, model, version, label)
         self._timeout_s = timeout_s
-        self._wait_for_ready = wait_for_ready
         self._in_flight = asyncio.Semaphore(max_in_flight)
         self._pool = ThreadPoolExecutor(os.cpu_count(), "classify")
-        self._channel = open_aio_channel(server, tls)
-        self._methods = {method: self._channel.unary_unary(method) for method in METHODS}
+        self._transport = AioTransport(server, model, wait_for_ready=wait_for_ready, tls=tls)
 
     @property
     def server(self) -> str:
@@ -110,19 +108,11 @@ class AsyncClient:
 
     async def send(self, call: Call) -> bytes:
         """Make one call of `serving_client.protocol`; see `Client.send`."""
-        try:
-            response: bytes = await self._methods[call.method](
-                call.request, timeout=self._timeout_s, wait_for_ready=self._wait_for_ready
-            )
-            return response
-        except grpc.RpcError as error:
-            raise codec.error_for_status(
-                error.code(), error.details() or "", self.server, self.model
-            ) from error
+        return await self._transport.conversation(self._timeout_s).send(call)
 
     async def close(self) -> None:
         """Close the channel. Calls in flight end with an error."""
-        await self._channel.close()
+        await self._transport.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def __aenter__(self) -> AsyncClient:
@@ -165,22 +155,28 @@ class AsyncClient:
 
     async def _run(self, steps: Steps[_T]) -> _T:
         """Make the conversation's calls one after the other; its computation runs in threads."""
-        call = await self._resume_in_thread(steps, None)
-        while isinstance(call, Call):
-            response: bytes | ServingError
+        conversation = self._transport.conversation(self._timeout_s)
+        step = await self._resume_in_thread(steps, None)
+        while isinstance(step, (Call, Pause)):
+            response: bytes | ServingError = b""
             try:
-                response = await self.send(call)
+                if isinstance(step, Pause):
+                    await conversation.pause(step.seconds)
+                else:
+                    response = await conversation.send(step)
             except ServingError as error:
                 response = error
-            call = await self._resume_in_thread(steps, response)
-        return call
+            step = await self._resume_in_thread(steps, response)
+        return step
 
-    async def _resume_in_thread(self, steps: Steps[_T], response: bytes | ServingError | None) -> Call | _T:
+    async def _resume_in_thread(
+        self, steps: Steps[_T], response: bytes | ServingError | None
+    ) -> Call | Pause | _T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, _resume, steps, response)
 
 
-def _resume(steps: Steps[_T], response: bytes | ServingError | None) -> Call | _T:
-    """Return the next call, or the result: a future cannot carry StopIteration."""
+def _resume(steps: Steps[_T], response: bytes | ServingError | None) -> Call | Pause | _T:
+    """Return the next step, or the result: a future cannot carry StopIteration."""
     try:
         if isinstance(response, ServingError):
             return steps.throw(response)

@@ -15,17 +15,17 @@ from itertools import chain, islice
 from types import TracebackType
 from typing import Any, TypeVar
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 
-from serving_client import codec, protocol
-from serving_client.channel import DEFAULT_TIMEOUT_S, METHODS, Tls, check_timeout, open_channel
+from serving_client import protocol
+from serving_client.channel import DEFAULT_TIMEOUT_S, Tls, check_timeout
 from serving_client.codec import Prediction, VersionStatus
 from serving_client.errors import ServingError
 from serving_client.model_card import ModelCard
 from serving_client.preprocessing import ImageInput
-from serving_client.protocol import Call, Protocol, Result, Steps, Via
+from serving_client.protocol import Call, Pause, Protocol, Result, Steps, Via
+from serving_client.transport import Transport
 
 # Batches that one stream decodes, sends and waits for in parallel, in `Client` and in `AsyncClient`.
 STREAM_BATCHES = min(8, (os.cpu_count() or 1) + 2)
@@ -73,9 +73,7 @@ class Client:
         check_timeout(timeout_s)
         self._protocol = Protocol(server, model, version, label)
         self._timeout_s = timeout_s
-        self._wait_for_ready = wait_for_ready
-        self._channel = open_channel(server, tls)
-        self._methods = {method: self._channel.unary_unary(method) for method in METHODS}
+        self._transport = Transport(server, model, wait_for_ready=wait_for_ready, tls=tls)
 
     @property
     def server(self) -> str:
@@ -161,19 +159,11 @@ class Client:
         Raises:
           ServingError: the call failed.
         """
-        try:
-            response: bytes = self._methods[call.method](
-                call.request, timeout=self._timeout_s, wait_for_ready=self._wait_for_ready
-            )
-            return response
-        except grpc.RpcError as error:
-            raise codec.error_for_status(
-                error.code(), error.details() or "", self.server, self.model
-            ) from error
+        return self._transport.conversation(self._timeout_s).send(call)
 
     def close(self) -> None:
         """Close the channel. Calls in flight end with an error."""
-        self._channel.close()
+        self._transport.close()
 
     def __enter__(self) -> Client:
         return self
@@ -211,15 +201,20 @@ class Client:
 
     def _run(self, steps: Steps[_T]) -> _T:
         """Make the conversation's calls one after the other and return its result."""
+        conversation = self._transport.conversation(self._timeout_s)
         try:
-            call = next(steps)
+            step = next(steps)
             while True:
                 try:
-                    response = self.send(call)
+                    response = b""
+                    if isinstance(step, Pause):
+                        conversation.pause(step.seconds)
+                    else:
+                        response = conversation.send(step)
                 except ServingError as error:
-                    call = steps.throw(error)
+                    step = steps.throw(error)
                 else:
-                    call = steps.send(response)
+                    step = steps.send(response)
         except StopIteration as done:
             result: _T = done.value
             return result

@@ -1,4 +1,4 @@
-"""Encode requests, decode responses, and turn gRPC statuses into errors. Nothing here does I/O."""
+"""Encode requests and decode responses. Nothing here does I/O."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError, Message
@@ -184,35 +183,3 @@ def top_predictions(
         else errors.ImageError("The model cannot decode the image. Save it as PNG.")
         for row, best, is_decoded in zip(probabilities, order, decoded, strict=True)
     ]
-
-
-_ERRORS_BY_STATUS: dict[grpc.StatusCode, tuple[type[errors.ServingError], str]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: (errors.InvalidRequest, "Compare the input with describe()."),
-    grpc.StatusCode.FAILED_PRECONDITION: (
-        errors.InvalidRequest,
-        "Check that `python -m trainer` published this model.",
-    ),
-    grpc.StatusCode.NOT_FOUND: (
-        errors.ModelNotFound,
-        "Check the model's name, and that a version is ready.",
-    ),
-    grpc.StatusCode.UNAVAILABLE: (
-        errors.ServerUnavailable,
-        "Check the address, and that the server is running.",
-    ),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: (
-        errors.ServerUnavailable,
-        "The server is overloaded, or the message is too large. Send less at once.",
-    ),
-    grpc.StatusCode.DEADLINE_EXCEEDED: (
-        errors.DeadlineExceeded,
-        "Check that the server is reachable, raise the timeout, or send fewer images at once.",
-    ),
-}
-
-
-def error_for_status(code: grpc.StatusCode, details: str, server: str, model: str) -> errors.ServingError:
-    """Return the exception for a failed call. Only this function maps statuses to exceptions."""
-    kind, advice = _ERRORS_BY_STATUS.get(code, (errors.ServerError, "See the server's log."))
-    reason = " ".join(details.split()).rstrip(".") or "no details"
-    return kind(f"{server}, model {model!r}: {code.name}: {reason}. {advice}")

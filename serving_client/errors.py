@@ -1,6 +1,6 @@
 """The client's exceptions, all derived from `ServingError`.
 
-`codec.error_for_status` turns a gRPC status into one of them. Every message says what failed, what was
+`statuses.error_for_status` turns a gRPC status into one of them. Every message says what failed, what was
 received and what to do.
 """
 

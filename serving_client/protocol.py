@@ -39,14 +39,28 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One gRPC call: the method's path, and the encoded request."""
+    """One gRPC call.
+
+    Attributes:
+      method: the method's path.
+      request: the encoded message.
+      same_server: ask the server that answered or refused the conversation's last call.
+    """
 
     method: str
     request: bytes
+    same_server: bool = False
 
 
-Steps = Generator[Call, bytes, _T]
-"""A conversation: yields calls, receives encoded responses, returns its result."""
+@dataclasses.dataclass(frozen=True)
+class Pause:
+    """Time to wait before the conversation goes on."""
+
+    seconds: float
+
+
+Steps = Generator[Call | Pause, bytes, _T]
+"""A conversation: yields calls, receives encoded responses (b"" after a pause), returns its result."""
 
 
 class Protocol:

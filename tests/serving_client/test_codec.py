@@ -15,6 +15,7 @@ from serving_client import (
     ServingError,
     codec,
     errors,
+    statuses,
 )
 from serving_client.model_card import parse_model_card
 from tests.serving_client.fake_model_server import card
@@ -35,12 +36,12 @@ CARD = json.dumps(card(96)).encode()
     ],
 )
 def test_each_status_has_its_error(code: grpc.StatusCode, kind: type[ServingError]) -> None:
-    assert type(codec.error_for_status(code, "", "host:1", "m")) is kind
+    assert type(statuses.error_for_status(code, "", "host:1", "m")) is kind
 
 
 @pytest.mark.parametrize("code", grpc.StatusCode)
 def test_every_status_becomes_a_one_line_error_that_names_it(code: grpc.StatusCode) -> None:
-    error = codec.error_for_status(code, "details\nof two lines", "host:1", "m")
+    error = statuses.error_for_status(code, "details\nof two lines", "host:1", "m")
     assert isinstance(error, ServingError)
     assert "\n" not in str(error)
     for fact in (code.name, "host:1", "'m'", "details of two lines"):

@@ -1,7 +1,7 @@
 import pytest
 
 from serving_client import wire
-from serving_client.protocol import Protocol, Via
+from serving_client.protocol import Call, Protocol, Via
 from tests.serving_client.fake_model_server import FakeModel
 
 
@@ -21,6 +21,7 @@ def test_a_request_holds_as_many_images_as_the_size_of_the_models_input_allows(
 ) -> None:
     steps = Protocol("h:1", "m", None, None).batch_size(via)
     call = next(steps)  # it asks for the card
+    assert isinstance(call, Call)
     assert call.method == wire.PREDICT
     with pytest.raises(StopIteration) as done:
         steps.send(FakeModel(size_px=size_px).respond(call.request))
@@ -30,6 +31,7 @@ def test_a_request_holds_as_many_images_as_the_size_of_the_models_input_allows(
 def test_a_request_names_the_model_and_the_version_or_label() -> None:
     for version, label in ((7, None), (None, "stable"), (None, None)):
         call = next(Protocol("h:1", "m", version, label).describe())
+        assert isinstance(call, Call)
         spec = wire.PredictRequest.FromString(call.request).model_spec
         assert spec.name == "m"
         assert (spec.version.value or None, spec.version_label or None) == (version, label)

@@ -13,6 +13,7 @@ from serving_client import Client, ImageError, InvalidRequest, Prediction, Serve
 from serving_client.client import STREAM_BATCHES
 from serving_client.preprocessing import ImageInput, InputSpec
 from serving_client.protocol import Call, Via
+from serving_client.transport import Conversation
 
 
 def pictures(image_tree: Path) -> list[Path]:
@@ -59,20 +60,20 @@ def test_sends_several_batches_at_once(
     client: Client, image_tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.describe()
-    send, active, most = Client.send, [0], [0]
+    send, active, most = Conversation.send, [0], [0]
     lock = threading.Lock()
 
-    def slow(client: Client, call: Call) -> bytes:
+    def slow(conversation: Conversation, call: Call) -> bytes:
         with lock:
             active[0] += 1
             most[0] = max(most[0], active[0])
         time.sleep(0.05)
-        answer = send(client, call)
+        answer = send(conversation, call)
         with lock:
             active[0] -= 1
         return answer
 
-    monkeypatch.setattr(Client, "send", slow)
+    monkeypatch.setattr(Conversation, "send", slow)
     client.classify(pictures(image_tree) * 5)
     assert 1 < most[0] <= STREAM_BATCHES
 
@@ -82,10 +83,10 @@ def test_a_server_error_ends_the_stream(
 ) -> None:
     client.describe()
 
-    def gone(client: Client, call: Call) -> bytes:
+    def gone(conversation: Conversation, call: Call) -> bytes:
         raise ServerUnavailable("gone")
 
-    monkeypatch.setattr(Client, "send", gone)
+    monkeypatch.setattr(Conversation, "send", gone)
     with pytest.raises(ServerUnavailable, match="gone"):
         list(client.stream(pictures(image_tree) * 5))
 

@@ -1,0 +1,72 @@
+"""Sends the calls of a conversation over gRPC, for threads."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import grpc
+
+from serving_client import statuses
+from serving_client.channel import METHODS, Tls, open_channel
+from serving_client.errors import DeadlineExceeded
+from serving_client.protocol import Call
+
+
+class Transport:
+    """The connection of one `Client`. Threads may share it."""
+
+    def __init__(self, server: str, model: str, *, wait_for_ready: bool, tls: Tls | None) -> None:
+        self.server = server
+        self.model = model
+        self.wait_for_ready = wait_for_ready
+        self._channel = open_channel(server, tls)
+        self.methods = {method: self._channel.unary_unary(method) for method in METHODS}
+
+    def conversation(self, timeout_s: float) -> Conversation:
+        """Begin a conversation, whose calls and pauses together may take `timeout_s`."""
+        return Conversation(self, timeout_s)
+
+    def close(self) -> None:
+        """Close the channel. Calls in flight end with an error."""
+        self._channel.close()
+
+
+class Conversation:
+    """Calls that belong together: those of one batch, for example. They share a time budget."""
+
+    def __init__(self, transport: Transport, timeout_s: float) -> None:
+        self._transport = transport
+        self._left_s = timeout_s
+
+    def send(self, call: Call) -> bytes:
+        """Make one call and return the encoded response.
+
+        Raises:
+          ServingError: the call failed.
+        """
+        started = time.monotonic()
+        try:
+            response: bytes = self._transport.methods[call.method](
+                call.request, timeout=self._left_s, wait_for_ready=self._transport.wait_for_ready
+            )
+            return response
+        except grpc.RpcError as error:
+            raise _error(error, self._transport) from error
+        finally:
+            self._left_s -= time.monotonic() - started
+
+    def pause(self, seconds: float) -> None:
+        """Wait.
+
+        Raises:
+          DeadlineExceeded: less time than that is left.
+        """
+        if seconds >= self._left_s:
+            raise DeadlineExceeded(f"{self._transport.server}: no time is left.")
+        time.sleep(seconds)
+        self._left_s -= seconds
+
+
+def _error(error: Any, transport: Transport) -> Exception:
+    return statuses.error_for_status(error.code(), error.details() or "", transport.server, transport.model)
