@@ -134,7 +134,7 @@ def _target(address: str, port: int) -> str:
 
 
 def _is_proxied(host: str) -> bool:
-    """Tell whether gRPC would connect to this host through an HTTP proxy. It reads only lowercase variables."""
+    """Tell whether gRPC would connect to this host through an HTTP proxy: it reads these variables."""
     environment = os.environ
     if not any(environment.get(variable) for variable in _PROXY_VARIABLES):
         return False

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 
@@ -103,7 +104,8 @@ class AioTransport:
           ServingError: the transport is closed.
         """
         assert self._changed  # made by `refresh`
-        await asyncio.wait({*tasks, self._changed}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        waiting: set[asyncio.Future[Any]] = {*tasks, self._changed}
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if self._is_closed:
             raise self.route.closed()
         return {task for task in tasks if task.done()}

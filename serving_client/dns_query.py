@@ -76,7 +76,7 @@ def _ask_over_tcp(family: int, endpoint: tuple[object, ...], query: bytes) -> by
 
 
 def _read(answer: bytes, kind: int) -> list[str]:
-    """Return the addresses of one kind. The server adds those of the name that an alias (CNAME) stands for."""
+    """Return the addresses of one kind. The server adds those that an alias (CNAME) stands for."""
     _, flags, questions, answers, _, _ = struct.unpack_from(">HHHHHH", answer)
     code = flags & 0x000F
     no_such_name = 3
