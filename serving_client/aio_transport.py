@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 
 from serving_client.balancing import Attempt, Server
-from serving_client.channel import Metadata, Tls, check_interceptors, check_metadata
-from serving_client.protocol import Call
+from serving_client.calls import Call
+from serving_client.channel import Metadata, Tls
 from serving_client.route import Route
 
 
@@ -46,7 +46,7 @@ class AioTransport:
           InvalidRequest: an argument is malformed, or a TLS file cannot be read.
         """
         self.route = Route(server, model, wait_for_ready, tls, metadata, compression)
-        self._interceptors = check_interceptors(interceptors, grpc.aio.ClientInterceptor)
+        self._interceptors = tuple(interceptors)
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._background: set[asyncio.Task[object]] = set()
@@ -56,10 +56,9 @@ class AioTransport:
     def conversation(self, timeout_s: float, metadata: Metadata = ()) -> AioConversation:
         """Begin a conversation, whose calls and pauses together may take `timeout_s`.
 
-        Raises:
-          InvalidRequest: gRPC would refuse the metadata, which is sent after the client's own.
+        Its metadata is sent after the client's own.
         """
-        return AioConversation(self, timeout_s, (*self.route.metadata, *check_metadata(metadata)))
+        return AioConversation(self, timeout_s, (*self.route.metadata, *metadata))
 
     async def close(self) -> None:
         """Close the connections. Waiting calls and later ones raise `ServingError`."""

@@ -1,10 +1,9 @@
-"""The gRPC channels to TensorFlow Serving: message limits, keepalive, TLS, metadata, interceptors."""
+"""The gRPC channels to TensorFlow Serving: message limits, keepalive, TLS, interceptors."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -126,43 +125,3 @@ def check_timeout(timeout_s: float) -> None:
     """Raise InvalidRequest unless the deadline is positive."""
     if not timeout_s > 0:
         raise InvalidRequest(f"timeout_s must be positive. Received: {timeout_s}.")
-
-
-def check_metadata(metadata: Metadata) -> tuple[tuple[str, str | bytes], ...]:
-    """Return the metadata as gRPC takes it.
-
-    Raises:
-      InvalidRequest: gRPC would refuse a key or a value.
-    """
-    pairs = []
-    for pair in metadata:
-        key, value = pair if isinstance(pair, (tuple, list)) and len(pair) == 2 else (None, None)
-        if not isinstance(key, str) or not isinstance(value, (str, bytes)):
-            raise InvalidRequest(f"metadata must be pairs of key and value. Received: {pair!r}.")
-        if not re.fullmatch(r"[a-z0-9_.-]+", key) or key.startswith("grpc-"):
-            raise InvalidRequest(
-                "A metadata key must consist of lowercase letters, digits, '-', '_' and '.', and not begin "
-                f"with 'grpc-'. Received: {key!r}."
-            )
-        text = value if isinstance(value, str) else value.decode("latin-1")
-        if not key.endswith("-bin") and not re.fullmatch(r"[ -~]*", text):
-            raise InvalidRequest(
-                f"The value of {key!r} must be printable ASCII. End the key with '-bin' to send bytes."
-            )
-        pairs.append((key, value))
-    return tuple(pairs)
-
-
-def check_interceptors(interceptors: Sequence[Any], kind: type) -> tuple[Any, ...]:
-    """Return the interceptors.
-
-    Raises:
-      InvalidRequest: one is not of that kind.
-    """
-    for interceptor in interceptors:
-        if not isinstance(interceptor, kind):
-            raise InvalidRequest(
-                f"interceptors must be of type {kind.__module__}.{kind.__qualname__}. "
-                f"Received: {type(interceptor).__qualname__}."
-            )
-    return tuple(interceptors)

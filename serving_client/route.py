@@ -9,10 +9,10 @@ import grpc
 from serving_client import statuses
 from serving_client.addresses import parse_server
 from serving_client.balancing import Balancer, Server
-from serving_client.channel import Dialer, Metadata, Tls, check_metadata
+from serving_client.calls import Call
+from serving_client.channel import Dialer, Metadata, Tls
 from serving_client.delivery import Delivery
 from serving_client.errors import ServingError
-from serving_client.protocol import Call
 
 
 class Route:
@@ -32,7 +32,7 @@ class Route:
         Raises:
           InvalidRequest: an argument is malformed, or a TLS file cannot be read.
         """
-        self.metadata = check_metadata(metadata)
+        self.metadata = tuple(metadata)
         self._name = parse_server(server)
         self.dialer = Dialer(self._name, tls, compression)
         self.balancer = Balancer(self._name.targets)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import grpc
 
 from serving_client.balancing import Attempt, Server
-from serving_client.channel import Metadata, Tls, check_interceptors, check_metadata
-from serving_client.protocol import Call
+from serving_client.calls import Call
+from serving_client.channel import Metadata, Tls
 from serving_client.route import Route
 
 # What a call waits for: an ended attempt with its future, or None when something else has changed.
@@ -38,7 +38,7 @@ class Transport:
           InvalidRequest: an argument is malformed, or a TLS file cannot be read.
         """
         self.route = Route(server, model, wait_for_ready, tls, metadata, compression)
-        self._interceptors = check_interceptors(interceptors, grpc.UnaryUnaryClientInterceptor)
+        self._interceptors = tuple(interceptors)
         self._channels: dict[str, grpc.Channel] = {}
         self._lock = threading.Lock()
         self._waiting: set[_Events] = set()
@@ -47,10 +47,9 @@ class Transport:
     def conversation(self, timeout_s: float, metadata: Metadata = ()) -> Conversation:
         """Begin a conversation, whose calls and pauses together may take `timeout_s`.
 
-        Raises:
-          InvalidRequest: gRPC would refuse the metadata, which is sent after the client's own.
+        Its metadata is sent after the client's own.
         """
-        return Conversation(self, timeout_s, (*self.route.metadata, *check_metadata(metadata)))
+        return Conversation(self, timeout_s, (*self.route.metadata, *metadata))
 
     def close(self) -> None:
         """Close the connections. Waiting calls and later ones raise `ServingError`."""
