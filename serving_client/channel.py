@@ -47,7 +47,7 @@ _SERVICE_CONFIG = {
     ],
 }
 
-METHODS = (wire.PREDICT, wire.GET_MODEL_STATUS)
+METHODS = (wire.PREDICT, wire.GET_MODEL_METADATA, wire.GET_MODEL_STATUS)
 
 # Synchronous and asyncio channels share these options.
 _OPTIONS: tuple[tuple[str, Any], ...] = (

@@ -18,6 +18,7 @@ from trainer.export import (
     ModelCard,
     ModelDirectory,
     check_and_write_warmup,
+    digest_weights,
     protected_versions,
     remove_old_versions,
     save_signatures,
@@ -132,7 +133,7 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Published:
             record.report(splits, measured, check=None)
             record.end({"refused": refusal})
             raise NotGoodEnoughError(refusal)
-        card = _model_card(config, architecture, splits, metrics, directory.run_id)
+        card = _model_card(config, architecture, exported, splits, metrics, directory.run_id)
         examples = ImageExamples(
             validation,
             architecture.backbone,
@@ -196,10 +197,16 @@ def _fit(
 
 
 def _model_card(
-    config: TrainConfig, architecture: Architecture, splits: Splits, metrics: dict[str, Metrics], run_id: str
+    config: TrainConfig,
+    architecture: Architecture,
+    exported: keras.Model,
+    splits: Splits,
+    metrics: dict[str, Metrics],
+    run_id: str,
 ) -> ModelCard:
     return ModelCard(
         name=config.name,
+        weights_digest=digest_weights(exported),
         labels=splits["train"].classes,
         image_size_px=architecture.image_size_px,
         backbone=architecture.backbone,
@@ -209,6 +216,7 @@ def _model_card(
         config=dataclasses.asdict(config),
         run_id=run_id,
         resize_filter=config.resize_filter,
+        warmup_batch_size=config.warmup_batch_size,
     )
 
 
@@ -232,12 +240,8 @@ def _publish(
     stop.check()
     version = models.publish(
         card,
-        lambda path, text: save_signatures(
-            path, exported, card.backbone, card.image_size_px, text, card.resize_filter
-        ),
-        finish=lambda path: check_and_write_warmup(
-            path, exported, examples, config.warmup_batch_size, on_check
-        ),
+        lambda path, text: save_signatures(path, exported, card, text),
+        finish=lambda path: check_and_write_warmup(path, exported, examples, on_check),
     )
     record.end({"version": version, "metrics": card.metrics})
     if config.keep_versions:

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!serving_client/wire/serving.proto\x12\x13serving_client.wire\x1a\x1egoogle/protobuf/wrappers.proto\"_\n\x10TensorShapeProto\x12\x36\n\x03\x64im\x18\x02 \x03(\x0b\x32).serving_client.wire.TensorShapeProto.Dim\x1a\x13\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\"\x81\x02\n\x0bTensorProto\x12,\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1d.serving_client.wire.DataType\x12;\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32%.serving_client.wire.TensorShapeProto\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\x12\x12\n\ndouble_val\x18\x06 \x03(\x01\x12\x0f\n\x07int_val\x18\x07 \x03(\x05\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x11\n\tint64_val\x18\n \x03(\x03\x12\x10\n\x08\x62ool_val\x18\x0b \x03(\x08\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xed\x01\n\x0ePredictRequest\x12\x32\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1e.serving_client.wire.ModelSpec\x12?\n\x06inputs\x18\x02 \x03(\x0b\x32/.serving_client.wire.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aO\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .serving_client.wire.TensorProto:\x02\x38\x01\"\xdb\x01\n\x0fPredictResponse\x12\x42\n\x07outputs\x18\x01 \x03(\x0b\x32\x31.serving_client.wire.PredictResponse.OutputsEntry\x12\x32\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x1e.serving_client.wire.ModelSpec\x1aP\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .serving_client.wire.TensorProto:\x02\x38\x01\"K\n\x15GetModelStatusRequest\x12\x32\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1e.serving_client.wire.ModelSpec\"$\n\x0bStatusProto\x12\x15\n\rerror_message\x18\x02 \x01(\t\"\xea\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12<\n\x05state\x18\x02 \x01(\x0e\x32-.serving_client.wire.ModelVersionStatus.State\x12\x30\n\x06status\x18\x03 \x01(\x0b\x32 .serving_client.wire.StatusProto\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"_\n\x16GetModelStatusResponse\x12\x45\n\x14model_version_status\x18\x01 \x03(\x0b\x32\'.serving_client.wire.ModelVersionStatus*}\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\r\n\tDT_STRING\x10\x07\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\nb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!serving_client/wire/serving.proto\x12\x13serving_client.wire\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/wrappers.proto\"u\n\x10TensorShapeProto\x12\x36\n\x03\x64im\x18\x02 \x03(\x0b\x32).serving_client.wire.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a\x13\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\"\x81\x02\n\x0bTensorProto\x12,\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1d.serving_client.wire.DataType\x12;\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32%.serving_client.wire.TensorShapeProto\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\x12\x12\n\ndouble_val\x18\x06 \x03(\x01\x12\x0f\n\x07int_val\x18\x07 \x03(\x05\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x11\n\tint64_val\x18\n \x03(\x03\x12\x10\n\x08\x62ool_val\x18\x0b \x03(\x08\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xed\x01\n\x0ePredictRequest\x12\x32\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1e.serving_client.wire.ModelSpec\x12?\n\x06inputs\x18\x02 \x03(\x0b\x32/.serving_client.wire.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aO\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .serving_client.wire.TensorProto:\x02\x38\x01\"\xdb\x01\n\x0fPredictResponse\x12\x42\n\x07outputs\x18\x01 \x03(\x0b\x32\x31.serving_client.wire.PredictResponse.OutputsEntry\x12\x32\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x1e.serving_client.wire.ModelSpec\x1aP\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .serving_client.wire.TensorProto:\x02\x38\x01\"K\n\x15GetModelStatusRequest\x12\x32\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1e.serving_client.wire.ModelSpec\"$\n\x0bStatusProto\x12\x15\n\rerror_message\x18\x02 \x01(\t\"\xea\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12<\n\x05state\x18\x02 \x01(\x0e\x32-.serving_client.wire.ModelVersionStatus.State\x12\x30\n\x06status\x18\x03 \x01(\x0b\x32 .serving_client.wire.StatusProto\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"_\n\x16GetModelStatusResponse\x12\x45\n\x14model_version_status\x18\x01 \x03(\x0b\x32\'.serving_client.wire.ModelVersionStatus\"e\n\x17GetModelMetadataRequest\x12\x32\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1e.serving_client.wire.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"\xe4\x01\n\x18GetModelMetadataResponse\x12\x32\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1e.serving_client.wire.ModelSpec\x12M\n\x08metadata\x18\x02 \x03(\x0b\x32;.serving_client.wire.GetModelMetadataResponse.MetadataEntry\x1a\x45\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\"w\n\nTensorInfo\x12,\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1d.serving_client.wire.DataType\x12;\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32%.serving_client.wire.TensorShapeProto\"\xaf\x02\n\x0cSignatureDef\x12=\n\x06inputs\x18\x01 \x03(\x0b\x32-.serving_client.wire.SignatureDef.InputsEntry\x12?\n\x07outputs\x18\x02 \x03(\x0b\x32..serving_client.wire.SignatureDef.OutputsEntry\x1aN\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12.\n\x05value\x18\x02 \x01(\x0b\x32\x1f.serving_client.wire.TensorInfo:\x02\x38\x01\x1aO\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12.\n\x05value\x18\x02 \x01(\x0b\x32\x1f.serving_client.wire.TensorInfo:\x02\x38\x01\"\xb8\x01\n\x0fSignatureDefMap\x12M\n\rsignature_def\x18\x01 \x03(\x0b\x32\x36.serving_client.wire.SignatureDefMap.SignatureDefEntry\x1aV\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.serving_client.wire.SignatureDef:\x02\x38\x01*}\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\r\n\tDT_STRING\x10\x07\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\nb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,32 +37,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_options = b'8\001'
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._loaded_options = None
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1501
-  _globals['_DATATYPE']._serialized_end=1626
-  _globals['_TENSORSHAPEPROTO']._serialized_start=90
-  _globals['_TENSORSHAPEPROTO']._serialized_end=185
-  _globals['_TENSORSHAPEPROTO_DIM']._serialized_start=166
-  _globals['_TENSORSHAPEPROTO_DIM']._serialized_end=185
-  _globals['_TENSORPROTO']._serialized_start=188
-  _globals['_TENSORPROTO']._serialized_end=445
-  _globals['_MODELSPEC']._serialized_start=448
-  _globals['_MODELSPEC']._serialized_end=588
-  _globals['_PREDICTREQUEST']._serialized_start=591
-  _globals['_PREDICTREQUEST']._serialized_end=828
-  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=749
-  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=828
-  _globals['_PREDICTRESPONSE']._serialized_start=831
-  _globals['_PREDICTRESPONSE']._serialized_end=1050
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=970
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=1050
-  _globals['_GETMODELSTATUSREQUEST']._serialized_start=1052
-  _globals['_GETMODELSTATUSREQUEST']._serialized_end=1127
-  _globals['_STATUSPROTO']._serialized_start=1129
-  _globals['_STATUSPROTO']._serialized_end=1165
-  _globals['_MODELVERSIONSTATUS']._serialized_start=1168
-  _globals['_MODELVERSIONSTATUS']._serialized_end=1402
-  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=1319
-  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=1402
-  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=1404
-  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=1499
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._loaded_options = None
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._loaded_options = None
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._loaded_options = None
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._loaded_options = None
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_options = b'8\001'
+  _globals['_DATATYPE']._serialized_start=2498
+  _globals['_DATATYPE']._serialized_end=2623
+  _globals['_TENSORSHAPEPROTO']._serialized_start=117
+  _globals['_TENSORSHAPEPROTO']._serialized_end=234
+  _globals['_TENSORSHAPEPROTO_DIM']._serialized_start=215
+  _globals['_TENSORSHAPEPROTO_DIM']._serialized_end=234
+  _globals['_TENSORPROTO']._serialized_start=237
+  _globals['_TENSORPROTO']._serialized_end=494
+  _globals['_MODELSPEC']._serialized_start=497
+  _globals['_MODELSPEC']._serialized_end=637
+  _globals['_PREDICTREQUEST']._serialized_start=640
+  _globals['_PREDICTREQUEST']._serialized_end=877
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=798
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=877
+  _globals['_PREDICTRESPONSE']._serialized_start=880
+  _globals['_PREDICTRESPONSE']._serialized_end=1099
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=1019
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=1099
+  _globals['_GETMODELSTATUSREQUEST']._serialized_start=1101
+  _globals['_GETMODELSTATUSREQUEST']._serialized_end=1176
+  _globals['_STATUSPROTO']._serialized_start=1178
+  _globals['_STATUSPROTO']._serialized_end=1214
+  _globals['_MODELVERSIONSTATUS']._serialized_start=1217
+  _globals['_MODELVERSIONSTATUS']._serialized_end=1451
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=1368
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=1451
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=1453
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=1548
+  _globals['_GETMODELMETADATAREQUEST']._serialized_start=1550
+  _globals['_GETMODELMETADATAREQUEST']._serialized_end=1651
+  _globals['_GETMODELMETADATARESPONSE']._serialized_start=1654
+  _globals['_GETMODELMETADATARESPONSE']._serialized_end=1882
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_start=1813
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_end=1882
+  _globals['_TENSORINFO']._serialized_start=1884
+  _globals['_TENSORINFO']._serialized_end=2003
+  _globals['_SIGNATUREDEF']._serialized_start=2006
+  _globals['_SIGNATUREDEF']._serialized_end=2309
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_start=2150
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=2228
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=2230
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=2309
+  _globals['_SIGNATUREDEFMAP']._serialized_start=2312
+  _globals['_SIGNATUREDEFMAP']._serialized_end=2496
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_start=2410
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_end=2496
 # @@protoc_insertion_point(module_scope)

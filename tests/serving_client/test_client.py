@@ -28,7 +28,7 @@ from serving_client.protocol import Via
 from tests.conftest import serving, tiny_saved_model
 from tests.serving_client import fake_model_server
 from trainer import run
-from trainer.export.model_card import ModelCard
+from trainer.export.model_card import ModelCard, digest_weights
 from trainer.export.publishing import ModelDirectory
 from trainer.export.signatures import save_signatures
 from trainer.model.backbones import find_backbone
@@ -188,17 +188,6 @@ def test_waits_for_a_server_that_is_starting(image_tree: Path) -> None:
 
 def publish_tiny(models: Path, backbone_name: str, labels: list[str], size_px: int = 8) -> None:
     """Publish a version whose probabilities depend on the mean of each preprocessed channel."""
-    backbone = find_backbone(backbone_name)
-    card = ModelCard(
-        name="m",
-        labels=labels,
-        image_size_px=size_px,
-        backbone=backbone,
-        weights="none",
-        data={},
-        metrics={},
-        config={},
-    )
     network = keras.Sequential(
         [
             keras.Input((size_px, size_px, 3)),
@@ -207,9 +196,20 @@ def publish_tiny(models: Path, backbone_name: str, labels: list[str], size_px: i
             keras.layers.Dense(len(labels), kernel_initializer=keras.initializers.Identity()),
         ]
     )
+    card = ModelCard(
+        name="m",
+        weights_digest=digest_weights(network),
+        labels=labels,
+        image_size_px=size_px,
+        backbone=find_backbone(backbone_name),
+        weights="none",
+        data={},
+        metrics={},
+        config={},
+    )
     directory = ModelDirectory(models, "m")
     directory.prepare()
-    directory.publish(card, lambda path, text: save_signatures(path, network, backbone, size_px, text))
+    directory.publish(card, lambda path, text: save_signatures(path, network, card, text))
 
 
 RED_AND_SOME_BLUE = np.full((12, 12, 3), (250, 0, 120), np.uint8)

@@ -5,7 +5,14 @@ import pytest
 import tensorflow as tf
 from google.protobuf.message import Message
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
-from tensorflow_serving.apis import get_model_status_pb2, model_pb2, predict_pb2, status_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+    predict_pb2,
+    status_pb2,
+)
 
 from serving_client import codec, wire
 
@@ -20,6 +27,11 @@ PAIRS = [
     (wire.GetModelStatusResponse, get_model_status_pb2.GetModelStatusResponse),
     (wire.ModelVersionStatus, get_model_status_pb2.ModelVersionStatus),
     (wire.StatusProto, status_pb2.StatusProto),
+    (wire.GetModelMetadataRequest, get_model_metadata_pb2.GetModelMetadataRequest),
+    (wire.GetModelMetadataResponse, get_model_metadata_pb2.GetModelMetadataResponse),
+    (wire.SignatureDefMap, get_model_metadata_pb2.SignatureDefMap),
+    (wire.SignatureDef, meta_graph_pb2.SignatureDef),
+    (wire.TensorInfo, meta_graph_pb2.TensorInfo),
 ]
 
 

@@ -5,7 +5,7 @@ pretrained.
 """
 
 from trainer.export.export_check import ExportCheck
-from trainer.export.model_card import ModelCard
+from trainer.export.model_card import ModelCard, digest_weights
 from trainer.export.pretrained import export_pretrained
 from trainer.export.published_version import PublishedVersion
 from trainer.export.publishing import ModelDirectory
@@ -19,6 +19,7 @@ __all__ = [
     "ModelDirectory",
     "PublishedVersion",
     "check_and_write_warmup",
+    "digest_weights",
     "export_pretrained",
     "protected_versions",
     "remove_old_versions",

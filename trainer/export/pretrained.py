@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from trainer.config import TrainConfig, check_model_name
+from trainer.config import check_model_name
 from trainer.data import ImageExamples, scan_split
-from trainer.export.model_card import ModelCard
+from trainer.export.model_card import ModelCard, digest_weights
 from trainer.export.publishing import ModelDirectory
 from trainer.export.release import check_and_write_warmup
 from trainer.export.signatures import save_signatures
@@ -30,6 +30,7 @@ def export_pretrained(backbone_name: str, weights: str, model_dir: Path, name: s
     network = build_imagenet_classifier(backbone, weights)
     card = ModelCard(
         name=name,
+        weights_digest=digest_weights(network),
         labels=imagenet_labels(),
         image_size_px=backbone.native_size_px,
         backbone=backbone,
@@ -41,8 +42,8 @@ def export_pretrained(backbone_name: str, weights: str, model_dir: Path, name: s
     examples = ImageExamples(scan_split(pictures), backbone, backbone.native_size_px)
     version = model_directory.publish(
         card,
-        lambda staging, text: save_signatures(staging, network, backbone, backbone.native_size_px, text),
-        lambda staging: check_and_write_warmup(staging, network, examples, TrainConfig.warmup_batch_size),
+        lambda staging, text: save_signatures(staging, network, card, text),
+        lambda staging: check_and_write_warmup(staging, network, examples),
     )
     return model_directory.path / str(version)
 

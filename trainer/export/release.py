@@ -17,7 +17,6 @@ def check_and_write_warmup(
     staging: Path,
     network: keras.Model,
     examples: ImageExamples,
-    warmup_batch_size: int,
     on_check: Callable[[ExportCheck], object] = lambda check: None,
 ) -> None:
     """Load a version back from disk, check it against its network, and write its warm-up file.
@@ -26,7 +25,6 @@ def check_and_write_warmup(
       staging: the version's directory, complete except for the warm-up file.
       network: what the version was exported from.
       examples: images to compare on. A sample of them is used.
-      warmup_batch_size: largest batch in the warm-up file.
       on_check: receives the result, before a mismatch raises.
     Raises:
       ExportMismatchError: the version and the network predict different probabilities.
@@ -43,5 +41,5 @@ def check_and_write_warmup(
         version.name,
         inputs=preprocess_as_client(version, paths[:1]),
         encoded=[path.read_bytes() for path in paths],
-        largest_batch=warmup_batch_size,
+        largest_batch=version.card["warmup_batch_size"],
     )

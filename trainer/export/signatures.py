@@ -9,35 +9,34 @@ import tensorflow as tf
 
 from trainer.config import ResizeFilter
 from trainer.data import decode_and_resize, decode_or_flag
-from trainer.model import Backbone, logits_per_class, preprocess_input
+from trainer.export.model_card import ModelCard
+from trainer.model import logits_per_class, preprocess_input
 
 
-def save_signatures(
-    directory: Path,
-    network: keras.Model,
-    backbone: Backbone,
-    image_size_px: int,
-    card: str,
-    resize_filter: ResizeFilter = "bilinear",
-) -> None:
+def save_signatures(directory: Path, network: keras.Model, card: ModelCard, text: str) -> None:
     """Write a SavedModel with the signatures `serving_default`, `encoded_images` and `describe`.
 
     `serving_default` takes preprocessed images, `encoded_images` takes the bytes of image files. Both return
-    logits and probabilities, float32 (N, K). `describe` returns the model card.
+    logits and probabilities, float32 (N, K), and `model_id`, string (N,), which names the card to read the
+    answer with. `encoded_images` also returns `decoded`, bool (N,): whether the image could be decoded; if
+    not, its row is NaN. `describe` returns the model card.
 
     ExportArchive tracks the network's variables. A plain tf.Module around a Keras 3 model loads in Python,
     but TensorFlow Serving fails on it with "Could not find variable".
 
     Args:
       network: float32 (N, H, W, 3) preprocessed → float32 (N, K) logits, or (N, 1) if binary.
-      card: the model card as JSON.
-      resize_filter: how `encoded_images` resizes.
+      card: what the version is.
+      text: the card as JSON.
     """
+    image_size_px, resize_filter = card.image_size_px, card.resize_filter
     image_spec = tf.TensorSpec((None, image_size_px, image_size_px, 3), tf.float32, name="images")
 
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
         logits = tf.cast(logits_per_class(network(images, training=False)), tf.float32)
-        return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+        # One value for each row: with batching, TensorFlow Serving splits all outputs among the callers.
+        model_id = tf.fill(tf.shape(logits)[:1], card.model_id)
+        return {"logits": logits, "probabilities": tf.nn.softmax(logits), "model_id": model_id}
 
     def serving_default(images: tf.Tensor) -> dict[str, tf.Tensor]:
         # TensorFlow Serving does not compare a request's shape with the signature's. Without this check it
@@ -46,15 +45,14 @@ def save_signatures(
 
     def encoded_images(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
         levels, decoded = _decode_each(tf.ensure_shape(encoded, (None,)), image_size_px, resize_filter)
-        outputs = classify(preprocess_input(backbone, levels))
-        not_a_number = tf.constant(float("nan"))
-        return {
-            name: tf.where(decoded[:, tf.newaxis], output, not_a_number) for name, output in outputs.items()
-        }
+        outputs = classify(preprocess_input(card.backbone, levels))
+        for name in ("logits", "probabilities"):
+            outputs[name] = tf.where(decoded[:, tf.newaxis], outputs[name], tf.constant(float("nan")))
+        return {**outputs, "decoded": decoded}
 
     def describe(query: tf.Tensor) -> dict[str, tf.Tensor]:
         # With batching, TensorFlow Serving requires an input, and outputs of the same length.
-        return {"card": tf.fill(tf.shape(query), card)}
+        return {"card": tf.fill(tf.shape(query), text)}
 
     archive = keras.export.ExportArchive()
     archive.track(network)

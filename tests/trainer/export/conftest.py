@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import IMAGE_SIZE_PX
 from trainer.data import ImageExamples, scan_split
-from trainer.export import ModelCard, ModelDirectory, check_and_write_warmup, save_signatures
+from trainer.export import ModelCard, ModelDirectory, check_and_write_warmup, digest_weights, save_signatures
 from trainer.model import find_backbone
 from trainer.model.networks import build_features
 
@@ -41,6 +41,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, image_tree: Path, weights
     examples = ImageExamples(images, backbone, IMAGE_SIZE_PX)
     card = ModelCard(
         name="tiny",
+        weights_digest=digest_weights(network),
         labels=images.classes,
         image_size_px=IMAGE_SIZE_PX,
         backbone=backbone,
@@ -48,13 +49,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory, image_tree: Path, weights
         data={},
         metrics={},
         config={},
+        warmup_batch_size=LARGEST_BATCH,
     )
     directory = ModelDirectory(tmp_path_factory.mktemp("exported"), "tiny")
     directory.prepare()
     version = directory.publish(
         card,
-        lambda staging, text: save_signatures(staging, network, backbone, IMAGE_SIZE_PX, text),
-        lambda staging: check_and_write_warmup(staging, network, examples, LARGEST_BATCH),
+        lambda staging, text: save_signatures(staging, network, card, text),
+        lambda staging: check_and_write_warmup(staging, network, examples),
     )
     return Exported(directory.path / str(version), card, network, examples)
 

@@ -148,7 +148,7 @@ def test_a_version_that_mismatches_is_not_published(exported: Exported, tmp_path
         shutil.copytree(exported.path, staging)
 
     def check(staging: Path) -> None:
-        check_and_write_warmup(staging, exported.network, exported.examples, 4, checks.append)
+        check_and_write_warmup(staging, exported.network, exported.examples, checks.append)
 
     exported.network.set_weights([*weights[:-1], weights[-1] + np.arange(6, dtype=np.float32) / 100])
     try:

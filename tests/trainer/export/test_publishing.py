@@ -19,6 +19,7 @@ from trainer.model import find_backbone
 
 CARD = ModelCard(
     name="m",
+    weights_digest="",
     labels=["a", "b"],
     image_size_px=32,
     backbone=find_backbone("mobilenetv2"),
@@ -166,8 +167,8 @@ def save(path, card):
     sys.stdin.read()
 
 card = ModelCard(
-    name="m", labels=["a", "b"], image_size_px=32, backbone=find_backbone("vgg16"), weights="none",
-    data={}, metrics={}, config={},
+    name="m", weights_digest="", labels=["a", "b"], image_size_px=32, backbone=find_backbone("vgg16"),
+    weights="none", data={}, metrics={}, config={},
 )
 ModelDirectory(pathlib.Path(sys.argv[1]), "m").publish(card, save)
 """

@@ -32,6 +32,16 @@ def test_an_undecodable_image_gets_nan_and_does_not_change_the_others(
         np.testing.assert_allclose(mixed[name].numpy()[[0, 3]], alone[name], rtol=1e-4, atol=1e-5)
 
 
+def test_every_row_of_an_answer_names_the_card_to_read_it_with(signatures: Any, exported: Exported) -> None:
+    card = json.loads((exported.path / "assets.extra" / CARD_FILE_NAME).read_text(encoding="utf-8"))
+    (first,) = files(exported, 1)
+    by_encoded = signatures["encoded_images"](encoded=tf.constant([first, b"cut off"]))
+    by_images = signatures["serving_default"](images=tf.zeros((2, 32, 32, 3)))
+    for outputs in (by_encoded, by_images):
+        assert outputs["model_id"].numpy().tolist() == [card["model_id"].encode()] * 2
+    assert by_encoded["decoded"].numpy().tolist() == [True, False]
+
+
 def test_a_call_in_which_no_image_can_be_decoded_is_refused(signatures: Any) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError):
         signatures["encoded_images"](encoded=tf.constant([b"", b"\xff\xd8\xff cut off"]))
@@ -50,8 +60,8 @@ def test_describe_returns_one_card_for_each_row(signatures: Any, exported: Expor
 
 def test_probabilities_are_the_softmax_of_the_logits(signatures: Any, exported: Exported) -> None:
     outputs = signatures["encoded_images"](encoded=tf.constant(files(exported, 3)))
-    assert set(outputs) == {"logits", "probabilities"}
-    assert all(output.dtype == tf.float32 for output in outputs.values())
+    assert set(outputs) == {"logits", "probabilities", "model_id", "decoded"}
+    assert outputs["logits"].dtype == outputs["probabilities"].dtype == tf.float32
     np.testing.assert_allclose(outputs["probabilities"], tf.nn.softmax(outputs["logits"]), atol=1e-6)
 
 
