@@ -15,17 +15,18 @@ half a second. `swaps.py` does the same with `local_server` and TensorFlow Servi
 classify flat colours, so the right label of every picture is known.
 """
 
-from tests.model_servers.call_spreader import call_spreader
 from tests.model_servers.name_server import NameServer
-from tests.model_servers.pictures import CLASSES, picture
-from tests.model_servers.servers import FakeServer, Servers
+from tests.model_servers.pictures import CLASSES, UNSEEN, picture
+from tests.model_servers.servers import FakeServer, Servers, spreading_calls
 from tests.model_servers.traffic import Traffic, asking, asking_asyncio, asking_gateway
-from tests.model_servers.versions import MODEL, Version
+from tests.model_servers.versions import MODEL, ForeignVersion, Version
 
 __all__ = [
     "CLASSES",
     "MODEL",
+    "UNSEEN",
     "FakeServer",
+    "ForeignVersion",
     "NameServer",
     "Servers",
     "Traffic",
@@ -33,6 +34,6 @@ __all__ = [
     "asking",
     "asking_asyncio",
     "asking_gateway",
-    "call_spreader",
     "picture",
+    "spreading_calls",
 ]

@@ -1,4 +1,4 @@
-"""A proxy that spreads calls over several servers behind one address, as Envoy does.
+"""A proxy that spreads calls over several servers behind one address, as Envoy does; see `spreading_calls`.
 
     python -m tests.model_servers.call_spreader 127.0.0.1:9000 127.0.0.2:8500 127.0.0.3:8500
 
@@ -8,40 +8,14 @@ A client sees one connection and cannot choose the server.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
 
-from tests.model_servers import servers as model_servers
-
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-
-
-@contextlib.contextmanager
-def call_spreader(servers: Sequence[str]) -> Iterator[str]:
-    """Run the proxy in a process of its own; yield its address once it answers.
-
-    Args:
-      servers: HOST:PORT of each. They get the calls in turn, and may start later.
-    """
-    with model_servers.reserved_port() as port:
-        address = f"127.0.0.1:{port}"
-        argv = [sys.executable, "-m", "tests.model_servers.call_spreader", address, *servers]
-        # Its stdin ends with this process, and it ends then.
-        with subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=model_servers.ROOT
-        ) as process:
-            assert process.stdout
-            try:
-                assert process.stdout.readline() == "ready\n"
-                yield address
-            finally:
-                process.kill()
 
 
 class _Spreader(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types

@@ -7,7 +7,7 @@ of `local_server`.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -15,35 +15,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from serving_client import resizing, tensors, wire
+from serving_client import resizing, wire
+from tests.model_servers.fake_signatures import (
+    Refusal,
+    invalid_argument,
+    read_inputs,
+    signature_map,
+    signatures,
+)
 from tests.model_servers.pictures import distances
-from tests.model_servers.versions import Model, Script, Version
+from tests.model_servers.versions import ForeignVersion, Model, Script, Version
 
-# The inputs of each signature.
-_INPUTS = {
-    "serving_default": ("images", wire.DataType.DT_FLOAT),
-    "encoded_images": ("encoded", wire.DataType.DT_STRING),
-    "describe": ("query", wire.DataType.DT_STRING),
-}
-_TYPE_NAMES = {
-    wire.DataType.DT_FLOAT: "float",
-    wire.DataType.DT_DOUBLE: "double",
-    wire.DataType.DT_STRING: "string",
-    wire.DataType.DT_UINT8: "uint8",
-    wire.DataType.DT_INT32: "int32",
-}
 _MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _STD = np.array([0.229, 0.224, 0.225], np.float32)
-
-
-class Refusal(Exception):
-    """The call ends with this status."""
-
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
 
 
 def predict(script: Script, encoded_request: bytes) -> bytes:
@@ -54,36 +39,39 @@ def predict(script: Script, encoded_request: bytes) -> bytes:
     """
     request = wire.PredictRequest.FromString(encoded_request)
     version = _find(script, request.model_spec)
-    signature = request.model_spec.signature_name or "serving_default"
-    if signature not in _INPUTS:
-        raise _failed_precondition(f'Serving signature key "{signature}" not found.')
-    value = _input(request, *_INPUTS[signature])
-    if script.max_rows and len(value) > script.max_rows:
-        raise _invalid(
-            f"Task size {len(value)} is larger than maximum input batch size {script.max_rows}"
-        )
+    name = request.model_spec.signature_name or "serving_default"
+    signature = signatures(version).get(name)
+    if not signature:
+        raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+    inputs = read_inputs(signature, request.inputs)
+    rows = max(len(value) for value in inputs.values())
+    if script.max_rows and rows > script.max_rows:
+        raise invalid_argument(f"Task size {rows} is larger than maximum input batch size {script.max_rows}")
     response = wire.PredictResponse()
     response.model_spec.name = request.model_spec.name
     response.model_spec.version.value = version.number
-    response.model_spec.signature_name = signature
-    if signature == "describe":
-        _set(response, "card", [version.card().encode()] * len(value))
-        return response.SerializeToString()
-    if signature == "serving_default":
-        _check_shape(value, version)
-        levels, decoded = _levels(value, version.mode), np.ones(len(value), np.bool_)
-    else:
-        levels, decoded = _decode(value, version.size_px)
-        if version.identity:
-            _set(response, "decoded", decoded)
-    logits = -distances(levels, version.labels) / 1_000
-    logits[~decoded] = np.nan
-    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-    _set(response, "logits", logits)
-    _set(response, "probabilities", exponents / exponents.sum(axis=1, keepdims=True))
-    if version.identity:
-        claimed = version.claimed_id or version.model_id
-        _set(response, "model_id", [claimed.encode()] * len(value))
+    response.model_spec.signature_name = name
+    for output, value in _run(version, name, inputs).items():
+        _set(response.outputs[output], value)
+    return response.SerializeToString()
+
+
+def metadata(script: Script, encoded_request: bytes) -> bytes:
+    """Answer GetModelMetadata.
+
+    Raises:
+      Refusal: as TensorFlow Serving refuses the request.
+    """
+    request = wire.GetModelMetadataRequest.FromString(encoded_request)
+    if list(request.metadata_field) != ["signature_def"]:
+        raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
+    version = _find(script, request.model_spec)
+    response = wire.GetModelMetadataResponse()
+    response.model_spec.name = request.model_spec.name
+    response.model_spec.version.value = version.number
+    described = response.metadata["signature_def"]
+    described.type_url = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+    described.value = signature_map(version).SerializeToString()
     return response.SerializeToString()
 
 
@@ -106,9 +94,9 @@ def status(script: Script, encoded_request: bytes) -> bytes:
     return response.SerializeToString()
 
 
-def _find(script: Script, spec: wire.ModelSpec) -> Version:
+def _find(script: Script, spec: wire.ModelSpec) -> Version | ForeignVersion:
     if not spec.name:
-        raise _invalid("ModelSpec has no name specified.")
+        raise invalid_argument("ModelSpec has no name specified.")
     model = script.models.get(spec.name, Model({}, {}))
     number = _number(model, spec)
     wanted = max(model.versions, default=0) if number is None else number
@@ -121,35 +109,41 @@ def _find(script: Script, spec: wire.ModelSpec) -> Version:
 def _number(model: Model, spec: wire.ModelSpec) -> int | None:
     if spec.version_label:
         if spec.version_label not in model.labels:
-            raise _invalid(f"Unrecognized servable version label: {spec.version_label}")
+            raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
         return model.labels[spec.version_label]
     return spec.version.value if spec.HasField("version") else None
 
 
-def _input(request: wire.PredictRequest, name: str, data_type: wire.DataType) -> npt.NDArray[Any]:
-    sent: Mapping[str, wire.TensorProto] = request.inputs
-    if len(sent) != 1:
-        raise _invalid(
-            f"input size does not match signature: {len(sent)}!=1 len({_braced(sent)}) != len({{{name}}}). "
-            f"Sent extra: {_braced(set(sent) - {name})}. "
-            f"Missing but required: {_braced({name} - set(sent))}."
-        )
-    if name not in sent:
-        raise _invalid(
-            f"Signature input alias: {name}(feed name: {name}:0) not found in request and no default value "
-            f"provided. Inputs expected to be in the request {_braced(sent)}, or default input alias set: "
-        )
-    if sent[name].dtype != data_type:
-        received = _TYPE_NAMES.get(sent[name].dtype, str(sent[name].dtype))
-        raise _invalid(f"Expects arg[0] to be {_TYPE_NAMES[data_type]} but {received} is provided")
-    return tensors.decode_tensor(name, sent[name])
+def _run(
+    version: Version | ForeignVersion, signature: str, inputs: Mapping[str, npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any] | list[bytes]]:
+    """Return the outputs of a signature."""
+    if isinstance(version, ForeignVersion):
+        sums = [value.reshape(len(value), -1).sum(axis=1, dtype=np.float32) for value in inputs.values()]
+        return {"sums": np.stack(sums).sum(axis=0)}
+    (value,) = inputs.values()
+    if signature == "describe":
+        return {"card": [version.card().encode()] * len(value)}
+    outputs: dict[str, npt.NDArray[Any] | list[bytes]] = {}
+    if version.identity:
+        outputs["model_id"] = [(version.claimed_id or version.model_id).encode()] * len(value)
+    if signature == "serving_default":
+        _check_shape(value, version)
+        levels, decoded = _levels(value, version.mode), np.ones(len(value), np.bool_)
+    else:
+        levels, decoded = _decode(value, version.size_px)
+        outputs.update({"decoded": decoded} if version.identity else {})
+    logits = -distances(levels, version.labels) / 1_000
+    logits[~decoded] = np.nan
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return {**outputs, "logits": logits, "probabilities": exponents / exponents.sum(axis=1, keepdims=True)}
 
 
 def _check_shape(images: npt.NDArray[Any], version: Version) -> None:
     """The message is that of the operation `tf.ensure_shape` in the exported graph."""
     if images.shape[1:] != (version.size_px, version.size_px, 3):
         received = ",".join(map(str, images.shape))
-        raise _invalid(
+        raise invalid_argument(
             f"Shape of tensor images [{received}] is not compatible with expected shape "
             f"[?,{version.size_px},{version.size_px},3].\n\t [[{{{{node EnsureShape}}}}]]"
         )
@@ -157,18 +151,16 @@ def _check_shape(images: npt.NDArray[Any], version: Version) -> None:
 
 def _levels(images: npt.NDArray[np.float32], mode: str) -> npt.NDArray[np.float32]:
     """Undo the preprocessing of the version's own mode, whatever mode the client used."""
-    levels = {
-        "tf": lambda: (images + 1) * 127.5,
-        "caffe": lambda: (images + _MEAN_BGR)[..., ::-1],
-        "torch": lambda: (images * _STD + _MEAN) * 255,
-        "none": lambda: images,
-    }
-    return np.asarray(levels[mode](), np.float32)
+    if mode == "tf":
+        return (images + np.float32(1)) * np.float32(127.5)
+    if mode == "caffe":
+        return (images + _MEAN_BGR)[..., ::-1]
+    if mode == "torch":
+        return (images * _STD + _MEAN) * np.float32(255)
+    return images
 
 
-def _decode(
-    encoded: npt.NDArray[Any], size_px: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+def _decode(encoded: npt.NDArray[Any], size_px: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Decode each image. One that cannot be decoded fails the call only if no other can."""
     levels = np.zeros((len(encoded), size_px, size_px, 3), np.float32)
     decoded = np.ones(len(encoded), np.bool_)
@@ -179,15 +171,14 @@ def _decode(
         except (OSError, ValueError):
             decoded[row] = False
     if not decoded.any():
-        raise _invalid(
+        raise invalid_argument(
             "Unknown image file format. One of JPEG, PNG, GIF, BMP required.\n\t [[{{node DecodeImage}}]]"
         )
     return levels, decoded
 
 
-def _set(response: wire.PredictResponse, name: str, value: npt.NDArray[Any] | list[bytes]) -> None:
+def _set(tensor: wire.TensorProto, value: npt.NDArray[Any] | list[bytes]) -> None:
     """Fill an output as TensorFlow Serving does by default: in typed fields."""
-    tensor = response.outputs[name]
     for size in np.shape(value):
         tensor.tensor_shape.dim.add(size=size)
     if isinstance(value, list):
@@ -201,17 +192,5 @@ def _set(response: wire.PredictResponse, name: str, value: npt.NDArray[Any] | li
         tensor.float_val.extend(value.ravel().tolist())
 
 
-def _braced(names: Iterable[str]) -> str:
-    return "{" + ",".join(sorted(names)) + "}"
-
-
-def _invalid(message: str) -> Refusal:
-    return Refusal(grpc.StatusCode.INVALID_ARGUMENT, message)
-
-
 def _not_found(message: str) -> Refusal:
     return Refusal(grpc.StatusCode.NOT_FOUND, message)
-
-
-def _failed_precondition(message: str) -> Refusal:
-    return Refusal(grpc.StatusCode.FAILED_PRECONDITION, message)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import grpc
 
 from tests.model_servers import fake_answers
-from tests.model_servers.fake_answers import Refusal
+from tests.model_servers.fake_signatures import Refusal
 from tests.model_servers.versions import Script, parse_script
 
 # As in k8s/serving.yaml, but sooner: closed connections make clients resolve the server's name again.
@@ -49,6 +49,9 @@ class FakeServing:
     async def status(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         return await self._answer(fake_answers.status, request, context)
 
+    async def metadata(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        return await self._answer(fake_answers.metadata, request, context)
+
     async def check_health(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         return _SERVING
 
@@ -64,7 +67,10 @@ class FakeServing:
 
 def _handlers(serving: FakeServing) -> list[grpc.GenericRpcHandler]:
     services = {
-        "tensorflow.serving.PredictionService": {"Predict": serving.predict},
+        "tensorflow.serving.PredictionService": {
+            "Predict": serving.predict,
+            "GetModelMetadata": serving.metadata,
+        },
         "tensorflow.serving.ModelService": {"GetModelStatus": serving.status},
         "grpc.health.v1.Health": {"Check": serving.check_health},
     }
@@ -94,9 +100,7 @@ async def _main(address: str) -> None:
     loop.add_signal_handler(signal.SIGTERM, terminated.set)
     reading = asyncio.create_task(_read_scripts(serving, lines))
     print(serving.calls, flush=True)
-    await asyncio.wait(
-        [reading, asyncio.create_task(terminated.wait())], return_when=asyncio.FIRST_COMPLETED
-    )
+    await asyncio.wait([reading, asyncio.create_task(terminated.wait())], return_when=asyncio.FIRST_COMPLETED)
     await server.stop(grace=5)
 
 

@@ -20,6 +20,9 @@ COLOURS = {
     "tree": (20, 150, 40),
 }
 CLASSES = tuple(COLOURS)
+# A class of which there is no picture.
+UNSEEN = "boat"
+_UNSEEN_COLOUR = (110, 70, 10)
 
 
 @functools.cache
@@ -28,6 +31,11 @@ def picture(name: str, width_px: int = 20, height_px: int = 14) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (width_px, height_px), COLOURS[name]).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def colour(label: str) -> tuple[int, int, int]:
+    """Return the RGB levels of a class."""
+    return _UNSEEN_COLOUR if label == UNSEEN else COLOURS[label]
 
 
 def distances(levels: npt.NDArray[np.float32], labels: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -39,6 +47,6 @@ def distances(levels: npt.NDArray[np.float32], labels: Sequence[str]) -> npt.NDA
       float32 (N, K): squared distance to the colour of each label.
     """
     means = levels.mean(axis=(1, 2), dtype=np.float32)
-    colours = np.array([COLOURS[label] for label in labels], np.float32)
+    colours = np.array([colour(label) for label in labels], np.float32)
     squares: npt.NDArray[np.float32] = np.square(means[:, np.newaxis] - colours).sum(axis=2)
     return squares

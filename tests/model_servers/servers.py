@@ -10,14 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import grpc
 
 from tests.model_servers.name_server import NameServer
-from tests.model_servers.versions import MODEL, Model, Script, Version
+from tests.model_servers.versions import MODEL, ForeignVersion, Model, Script, Version
 
 ROOT = Path(__file__).parents[2]
 _START_S = 60
@@ -32,7 +32,7 @@ class FakeServer:
         self._process: subprocess.Popen[str] | None = None
 
     def serve(
-        self, *versions: Version, labels: Mapping[str, int] | None = None, model: str = MODEL
+        self, *versions: Version | ForeignVersion, labels: Mapping[str, int] | None = None, model: str = MODEL
     ) -> None:
         """Serve these versions of a model, and no others. Another model may be served beside it.
 
@@ -183,6 +183,28 @@ class Servers:
 def reserved_port() -> Iterator[int]:
     """Yield a port that no other process is given meanwhile, though gRPC servers can bind it."""
     with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         holder.bind(("", 0))
         yield holder.getsockname()[1]
+
+
+@contextlib.contextmanager
+def spreading_calls(servers: Sequence[str], address: str = "") -> Iterator[str]:
+    """Run a proxy that gives calls to servers in turn; yield its address.
+
+    A client sees one connection and cannot choose the server.
+
+    Args:
+      servers: HOST:PORT of each.
+      address: where the proxy listens; a free port if empty.
+    """
+    with contextlib.ExitStack() as stack:
+        address = address or f"127.0.0.1:{stack.enter_context(reserved_port())}"
+        argv = [sys.executable, "-m", "tests.model_servers.call_spreader", address, *servers]
+        # It ends with its stdin, should this process be killed.
+        pipe = subprocess.PIPE
+        process = stack.enter_context(subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, cwd=ROOT))
+        stack.callback(process.kill)
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        yield address

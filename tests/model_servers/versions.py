@@ -65,10 +65,23 @@ class Version:
 
 
 @dataclasses.dataclass(frozen=True)
+class ForeignVersion:
+    """A version that another program exported, without a card. It answers `sums` float32 (N,) of its inputs.
+
+    Attributes:
+      number: under which the server has it.
+      inputs: dtype and shape of one row, by name.
+    """
+
+    number: int
+    inputs: Mapping[str, tuple[str, tuple[int, ...]]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Model:
     """The loaded versions of one model, and its version labels."""
 
-    versions: Mapping[int, Version]
+    versions: Mapping[int, Version | ForeignVersion]
     labels: Mapping[str, int]
 
 
@@ -98,12 +111,16 @@ def parse_script(text: str) -> Script:
     raw = json.loads(text)
     models = {
         name: Model(
-            {
-                int(number): Version(**{**version, "labels": tuple(version["labels"])})
-                for number, version in model["versions"].items()
-            },
+            {int(number): _parse_version(version) for number, version in model["versions"].items()},
             model["labels"],
         )
         for name, model in raw.pop("models").items()
     }
     return Script(models=models, **{**raw, "failures": tuple(raw["failures"])})
+
+
+def _parse_version(raw: Mapping[str, Any]) -> Version | ForeignVersion:
+    if "inputs" in raw:
+        inputs = {name: (dtype, tuple(shape)) for name, (dtype, shape) in raw["inputs"].items()}
+        return ForeignVersion(raw["number"], inputs)
+    return Version(**{**raw, "labels": tuple(raw["labels"])})
