@@ -8,7 +8,7 @@ import dataclasses
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -54,6 +54,8 @@ class Traffic:
         self._callers = callers
         self._random = random.Random(0)
         self._ended = False
+        self._asking = threading.Event()
+        self._asking.set()
         self.answers: list[Answer] = []
 
     @property
@@ -75,6 +77,14 @@ class Traffic:
         # Each caller may be in a call that began before.
         enough = len(self.answers) + self._callers + calls
         self.wait_until(lambda: len(self.answers) >= enough)
+
+    def rest(self) -> None:
+        """Begin no calls until `go_on`."""
+        self._asking.clear()
+
+    def go_on(self) -> None:
+        """Begin calls again."""
+        self._asking.set()
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition holds.
@@ -100,10 +110,11 @@ class Traffic:
         traceback: TracebackType | None,
     ) -> None:
         self._ended = True
+        self._asking.set()
         self._pool.shutdown()
 
     def _call_until_ended(self) -> None:
-        while not self._ended:
+        while self._asking.wait() and not self._ended:
             self.answers.append(self._call(self._random.choice(CLASSES)))
 
     def _call(self, shown: str) -> Answer:
@@ -114,6 +125,14 @@ class Traffic:
         except Exception as error:  # of any kind: the test looks at it
             failure = error
         return Answer(shown, label, version, failure, started_s, time.monotonic() - started_s)
+
+
+def wait_for_each(traffics: Sequence[Traffic], calls: int) -> None:
+    """Wait until this many calls of each that begin after now have ended; the quick ones rest then."""
+    with ThreadPoolExecutor(len(traffics)) as pool:
+        list(pool.map(lambda traffic: (traffic.wait_for(calls), traffic.rest()), traffics))
+    for traffic in traffics:
+        traffic.go_on()
 
 
 def asking(client: Client, via: Via) -> Ask:

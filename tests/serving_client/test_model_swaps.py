@@ -15,9 +15,10 @@ from tests.local_server.programs import PROGRAMS
 from tests.model_servers import MODEL, Traffic, asking, asking_asyncio, asking_gateway
 from tests.model_servers.real_versions import save_version
 from tests.model_servers.swaps import LABELS, WAYS, Models
+from tests.model_servers.traffic import wait_for_each
 from tests.serving_client.gateway.conftest import running
 
-CALLS = [200, pytest.param(2_000, marks=pytest.mark.soak)]
+CALLS = [100, pytest.param(2_000, marks=pytest.mark.soak)]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def callers(address: str, directory: Path) -> Iterator[list[Traffic]]:
         asks = [asking(client, via) for via in vias]
         asks += [stack.enter_context(asking_asyncio(address, via)) for via in vias]
         asks += [stack.enter_context(asking_gateway(url, via)) for via in vias]
-        yield [stack.enter_context(Traffic(ask, callers=2)) for ask in asks]
+        yield [stack.enter_context(Traffic(ask, callers=1)) for ask in asks]
 
 
 @pytest.mark.parametrize("calls", CALLS)
@@ -47,12 +48,10 @@ def test_no_label_is_wrong_and_no_call_fails_once_the_server_answers(
 ) -> None:
     with WAYS[way](program, Models(saved, tmp_path)) as deployment:
         with callers(deployment.address, tmp_path) as traffics:
-            for traffic in traffics:
-                traffic.wait_for(calls // 10)
+            wait_for_each(traffics, calls // 10)
             deployment.swap()
             answers_since_s = 0 if deployment.stays_available else time.monotonic()
-            for traffic in traffics:
-                traffic.wait_for(calls)
+            wait_for_each(traffics, calls)
         for traffic in traffics:
             failed = traffic.failed_since(answers_since_s)
             assert not traffic.wrong, f"{len(traffic.wrong)} of {len(traffic.answers)}: {traffic.wrong[0]}"
