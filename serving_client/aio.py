@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from types import TracebackType
 from typing import Any, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from serving_client import protocol
 from serving_client.aio_transport import AioTransport
 from serving_client.channel import DEFAULT_TIMEOUT_S, Tls, check_timeout
 from serving_client.client import STREAM_BATCHES
-from serving_client.codec import Prediction, VersionStatus
+from serving_client.codec import Outputs, Prediction, VersionStatus
 from serving_client.errors import ServingError
 from serving_client.model_card import ModelCard
 from serving_client.preprocessing import ImageInput
@@ -94,9 +93,9 @@ class AsyncClient:
         protocol.check_classify(images, top_k, via)
         return self._stream(iter(images), top_k, via)
 
-    async def predict(self, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+    async def predict(self, inputs: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]) -> Outputs:
         """Send a preprocessed tensor; see `Client.predict`."""
-        return await self._run(self._protocol.predict(images))
+        return await self._run(self._protocol.predict(inputs))
 
     async def describe(self) -> ModelCard:
         """Fetch the model card; see `Client.describe`."""

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from types import TracebackType
 from typing import Any, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from serving_client import protocol
 from serving_client.channel import DEFAULT_TIMEOUT_S, Tls, check_timeout
-from serving_client.codec import Prediction, VersionStatus
+from serving_client.codec import Outputs, Prediction, VersionStatus
 from serving_client.errors import ServingError
 from serving_client.model_card import ModelCard
 from serving_client.preprocessing import ImageInput
@@ -124,18 +123,20 @@ class Client:
         protocol.check_classify(images, top_k, via)
         return self._stream(iter(images), top_k, via)
 
-    def predict(self, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
-        """Send a preprocessed tensor.
+    def predict(self, inputs: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]) -> Outputs:
+        """Send prepared tensors to the signature `serving_default`.
 
         Args:
-          images: float32 (N, H, W, 3), N at least 1, as described by the card's `input`.
+          inputs: float32 (N, H, W, 3), N at least 1, as described by the card's `input`. For a model that
+            others exported: its input, or its inputs by name.
         Returns:
-          "logits" and "probabilities", float32 (N, K).
+          The outputs by name, such as "logits" and "probabilities", float32 (N, K), with the version and the
+          card that they belong to.
         Raises:
-          InvalidRequest: the array does not fit the card.
+          InvalidRequest: the arrays do not fit the model.
           ServingError: the call failed.
         """
-        return self._run(self._protocol.predict(images))
+        return self._run(self._protocol.predict(inputs))
 
     def describe(self) -> ModelCard:
         """Fetch the model card: labels, input, metrics and how the model was trained.

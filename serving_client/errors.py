@@ -6,9 +6,21 @@ received and what to do.
 
 from __future__ import annotations
 
+import grpc
+
 
 class ServingError(Exception):
-    """The client could not get an answer. Base class of all errors below."""
+    """The client could not get an answer. Base class of all errors below.
+
+    Attributes:
+      code: the gRPC status that the server or the channel gave; None if the client raised it by itself.
+      details: that status's message, as it came.
+    """
+
+    def __init__(self, message: str, *, code: grpc.StatusCode | None = None, details: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.details = details
 
 
 class ImageError(ServingError):

@@ -16,6 +16,9 @@ from serving_client.preprocessing import MODES, InputSpec
 
 SCHEMA_VERSION = 1
 
+# The default of --warmup-batch-size, for cards that do not say it.
+_LARGEST_BATCH = 32
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
@@ -27,6 +30,9 @@ class ModelCard:
       labels: class names in the order of the outputs.
       input: size and preprocessing of images.
       raw: the whole card as published: backbone, data, metrics, config, packages, ...
+      model_id: what the version is, whatever its number. Its answers carry it. Empty for versions that were
+        exported before 0.2.0.
+      largest_batch: images that the server was warmed up for in one request.
     """
 
     name: str
@@ -34,6 +40,8 @@ class ModelCard:
     labels: tuple[str, ...]
     input: InputSpec
     raw: Mapping[str, Any]
+    model_id: str = ""
+    largest_batch: int = _LARGEST_BATCH
 
 
 def parse_model_card(text: bytes) -> ModelCard:
@@ -64,6 +72,8 @@ def parse_model_card(text: bytes) -> ModelCard:
                 int(spec["height_px"]), int(spec["width_px"]), spec["preprocessing"], spec["resize_filter"]
             ),
             raw=raw,
+            model_id=str(raw.get("model_id", "")),
+            largest_batch=max(1, int(raw.get("warmup_batch_size", _LARGEST_BATCH))),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ServerError(

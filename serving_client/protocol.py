@@ -1,66 +1,35 @@
-"""The calls of one request and what follows from the answers, without I/O.
+"""The conversations that `Client` and `AsyncClient` have with a model, without I/O.
 
-`Client` and `AsyncClient` share it. Each method of `Protocol` is a generator: it yields a `Call`, receives
-the response (or the error, thrown into it), and returns its result. The client decides how to send and how to
-wait.
+Behind one name, servers may differ for a while: in their versions, in what a label stands for, in the model
+itself. So a card says how to prepare a request, but not who will answer it; each answer is read with the card
+that it names (`cards.py`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Generator, Sequence
-from typing import Any, Literal, TypeVar, get_args
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
-import numpy as np
 import numpy.typing as npt
 
-from serving_client import codec, preprocessing, wire
-from serving_client.codec import Prediction, VersionStatus
-from serving_client.errors import ImageError, InvalidRequest, ModelNotFound, ServerError
-from serving_client.model_card import ModelCard, parse_model_card
-from serving_client.preprocessing import ImageInput, InputSpec
+from serving_client import cards, codec, signatures
+from serving_client.batches import Batch, Result, Via, largest_batch
+from serving_client.calls import Call, ModelCalls, Pause, Steps
+from serving_client.cards import Cards
+from serving_client.codec import Outputs, Prediction, VersionStatus
+from serving_client.errors import ImageError, InvalidRequest, ModelNotFound
+from serving_client.model_card import ModelCard
+from serving_client.preprocessing import ImageInput
+from serving_client.signatures import Signature
 
-Via = Literal["images", "encoded"]
-Result = Prediction | ImageError
+__all__ = ["Call", "Pause", "Protocol", "Result", "Steps", "Via", "check_classify", "predictions_or_raise"]
 
-# One request holds at most this many bytes (8 float32 images of 299 px) and this many images.
-_MAX_REQUEST_BYTES = 16 * 2**20
-_MAX_REQUEST_IMAGES = 32
-
-# The signature for each way to send images, and the name of each signature's input.
-_SIGNATURES: dict[Via, str] = {"images": "serving_default", "encoded": "encoded_images"}
-_INPUT_NAMES = {"serving_default": "images", "encoded_images": "encoded", "describe": "query"}
-
-# Takes an image's place among the results until the server answers.
-_UNANSWERED: Any = object()
-
-_T = TypeVar("_T")
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """One gRPC call.
-
-    Attributes:
-      method: the method's path.
-      request: the encoded message.
-      same_server: ask the server that answered or refused the conversation's last call.
-    """
-
-    method: str
-    request: bytes
-    same_server: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Pause:
-    """Time to wait before the conversation goes on."""
-
-    seconds: float
-
-
-Steps = Generator[Call | Pause, bytes, _T]
-"""A conversation: yields calls, receives encoded responses (b"" after a pause), returns its result."""
+# If a proxy spreads calls over servers that differ, a request may be refused several times in a row. With two
+# servers, this many refusals have a probability of 1 in 65,536.
+_MAX_REFUSALS = 16
+# How often a card is fetched for tensors that do not fit it.
+_MAX_MISFITS = 4
 
 
 class Protocol:
@@ -83,124 +52,102 @@ class Protocol:
             )
         self.server = server
         self.model = model
-        self._requested: int | str | None = label if version is None else version
-        self._cards: dict[int, ModelCard] = {}
-        self._current_card: ModelCard | None = None
+        self._calls = ModelCalls(model, label if version is None else version)
+        self._cards = Cards(self._calls)
 
-    def classify(self, batch: Sequence[ImageInput], top_k: int, via: Via) -> Steps[list[Result]]:
-        """Classify one batch with the known card.
+    def classify(self, images: Sequence[ImageInput], top_k: int, via: Via) -> Steps[list[Result]]:
+        """Prepare one batch, ask, and read the answer with the card that it names.
 
-        If a version with another input answers, or the known version is gone, prepare the batch again with
-        the card of the live version and send it to exactly that version.
+        The batch is prepared for the version that answered last. If another one answers or refuses it, it is
+        prepared for that version and sent again, to the same server.
         """
-        card = self._current_card or (yield from self.describe())
-        results, inputs = _prepare(batch, card.input, via)
-        if not len(inputs):
-            return results
-        try:
-            response = yield from self._predict(_SIGNATURES[via], inputs, self._requested)
-            answered_by = yield from self._card_of(_version_of(response, card))
-            must_repeat = answered_by.input != card.input
-        except (InvalidRequest, ModelNotFound):
-            # Either the live version refused the old version's input, or the version that answered is gone.
-            answered_by = yield from self.describe()
-            if answered_by.version == card.version:
-                raise
-            must_repeat = True
-        if must_repeat:
-            results, inputs = _prepare(batch, answered_by.input, via)
-            response = yield from self._predict(_SIGNATURES[via], inputs, answered_by.version)
-        self._current_card = answered_by
-        return self._fill_in(results, batch, response, answered_by, top_k)
+        card = self._cards.latest or (yield from self._cards.fetch())
+        batch: Batch | None = None
+        same_server = False
+        refusals = unreadable = 0
+        while True:
+            if batch is None or not batch.fits(card.input):
+                batch = Batch.prepare(images, via, card.input)
+            if not len(batch.inputs):
+                return [batch.invalid[index] for index in range(len(images))]
+            try:
+                answer = yield from self._calls.predict(
+                    batch.signature, batch.named_inputs, same_server=same_server
+                )
+            except (InvalidRequest, ModelNotFound) as refusal:
+                refusals += 1
+                # The bytes of files do not depend on the version, so another one would refuse them too.
+                is_final = via == "encoded" and isinstance(refusal, InvalidRequest)
+                if is_final or refusals == _MAX_REFUSALS:
+                    raise
+                card, same_server = (yield from self._card_after_refusal(refusal, refusals, card)), True
+                continue
+            card, is_certain = yield from self._cards.card_of(answer, card)
+            if is_certain and batch.fits(card.input):
+                return batch.results(answer, card, top_k)
+            same_server = True
+            if not is_certain:
+                unreadable += 1
+                yield from cards.pause_before_asking_again(unreadable, answer)
 
-    def predict(self, images: npt.NDArray[np.float32]) -> Steps[dict[str, npt.NDArray[Any]]]:
-        """Send a preprocessed tensor; if it does not fit the known card, fetch the live version's card."""
-        card = self._current_card or (yield from self.describe())
-        try:
-            codec.check_images(images, card.input)
-            return codec.decode_outputs(
-                (yield from self._predict("serving_default", images, self._requested))
-            )
-        except InvalidRequest:
-            # The array may fit a version that has gone live since the card was fetched.
-            live = yield from self.describe()
-            if live.input == card.input:
-                raise
-        codec.check_images(images, live.input)
-        return codec.decode_outputs((yield from self._predict("serving_default", images, self._requested)))
+    def predict(self, inputs: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]) -> Steps[Outputs]:
+        """Send tensors that the caller has prepared. Without a fitting version, the call fails."""
+        known = (
+            self._cards.latest or self._cards.signature or (yield from self._cards.fetch_card_or_signature())
+        )
+        misfits = refusals = unreadable = 0
+        while True:
+            try:
+                named = _checked(inputs, known)
+            except InvalidRequest:
+                # The tensors may fit a version that has gone live since, or the version of another server.
+                misfits += 1
+                if misfits == _MAX_MISFITS:
+                    raise
+                known = yield from self._cards.fetch_card_or_signature()
+                continue
+            try:
+                answer = yield from self._calls.predict("serving_default", named)
+            except (InvalidRequest, ModelNotFound):
+                refusals += 1
+                if refusals == _MAX_REFUSALS:
+                    raise
+                if refusals == 1 or random.random() < 0.5:
+                    known = yield from self._cards.fetch_card_or_signature()
+                continue
+            if not isinstance(known, ModelCard) and not answer.model_id:
+                return Outputs(answer.outputs, answer.version, None)
+            asked_with = known if isinstance(known, ModelCard) else None
+            known, is_certain = yield from self._cards.card_of(answer, asked_with)
+            if is_certain:
+                return Outputs(answer.outputs, known.version, known)
+            unreadable += 1
+            yield from cards.pause_before_asking_again(unreadable, answer)
 
     def describe(self) -> Steps[ModelCard]:
         """Fetch the card of the version that answers now."""
-        self._current_card = yield from self._fetch_card(self._requested)
-        return self._current_card
+        return self._cards.fetch()
 
     def status(self) -> Steps[list[VersionStatus]]:
         """Fetch the state of every version, newest first."""
-        request = codec.encode_status_request(self.model, self._requested)
-        response = yield Call(wire.GET_MODEL_STATUS, request)
-        return codec.decode_status_response(response)
+        return self._calls.status()
 
     def batch_size(self, via: Via) -> Steps[int]:
-        """Return how many images one request holds: a power of 2, like the server's batch sizes."""
-        card = self._current_card or (yield from self.describe())
-        height, width, channels = card.input.shape
-        image_bytes = height * width * channels * 4
-        fitting = _MAX_REQUEST_IMAGES if via == "encoded" else _MAX_REQUEST_BYTES // image_bytes
-        return 1 << (min(max(fitting, 1), _MAX_REQUEST_IMAGES).bit_length() - 1)
+        """Return how many images one request holds."""
+        card = self._cards.latest or (yield from self._cards.fetch())
+        return largest_batch(card, via)
 
-    def _fill_in(
-        self,
-        results: list[Result],
-        batch: Sequence[ImageInput],
-        response: wire.PredictResponse,
-        card: ModelCard,
-        top_k: int,
-    ) -> list[Result]:
-        """Put the server's answers into the results that are still unanswered."""
-        outputs = codec.decode_outputs(response)
-        if "probabilities" not in outputs:
-            raise ServerError(
-                f"{self.server}, model {self.model!r}: the answer must hold 'probabilities'. Received: "
-                f"{sorted(outputs)}. Check that `python -m trainer` published this model."
-            )
-        answers = codec.top_predictions(outputs["probabilities"], card, top_k)
-        rows = [row for row, result in enumerate(results) if result is _UNANSWERED]
-        if len(answers) != len(rows):
-            raise ServerError(
-                f"{self.server}, model {self.model!r}: the answer must hold one row per image. Sent: "
-                f"{len(rows)} images. Received: {len(answers)} rows. See the server's log."
-            )
-        for row, answer in zip(rows, answers, strict=True):
-            if isinstance(answer, ImageError):
-                answer = ImageError(f"{preprocessing.display_name(batch[row])}: {answer}")
-            results[row] = answer
-        return results
-
-    def _card_of(self, version: int) -> Steps[ModelCard]:
-        return self._cards.get(version) or (yield from self._fetch_card(version))
-
-    def _fetch_card(self, version: int | str | None) -> Steps[ModelCard]:
-        response = yield from self._predict("describe", [b"card"], version)
-        outputs = codec.decode_outputs(response)
-        if "card" not in outputs or outputs["card"].shape != (1,):
-            raise ServerError(
-                f"{self.server}, model {self.model!r}: 'describe' must return one card. Received: "
-                f"{ {name: output.shape for name, output in outputs.items()} }. Check that "
-                "`python -m trainer` published this model."
-            )
-        card = parse_model_card(outputs["card"][0])
-        # A version may have been copied to another directory. The number under which it is served counts.
-        card = dataclasses.replace(card, version=_version_of(response, card))
-        self._cards[card.version] = card
-        return card
-
-    def _predict(
-        self, signature: str, value: npt.NDArray[Any] | Sequence[bytes], version: int | str | None
-    ) -> Steps[wire.PredictResponse]:
-        inputs = {_INPUT_NAMES[signature]: value}
-        request = codec.encode_predict_request(self.model, signature, inputs, version)
-        response = yield Call(wire.PREDICT, request)
-        return codec.decode_predict_response(response)
+    def _card_after_refusal(
+        self, refusal: InvalidRequest | ModelNotFound, refusals: int, card: ModelCard
+    ) -> Steps[ModelCard]:
+        """Return the card of the server that refused; after a lost version, that of any server."""
+        # A proxy may take turns: the prediction to one server, the question for its card always to the other.
+        if refusals > 1 and random.random() < 0.5:
+            return card
+        try:
+            return (yield from self._cards.fetch(same_server=isinstance(refusal, InvalidRequest)))
+        except ModelNotFound:
+            return (yield from self._cards.fetch())
 
 
 def check_classify(images: object, top_k: int, via: str) -> None:
@@ -227,33 +174,27 @@ def predictions_or_raise(results: Sequence[Result]) -> list[Prediction]:
     return [result for result in results if isinstance(result, Prediction)]
 
 
-def _prepare(
-    batch: Sequence[ImageInput], spec: InputSpec, via: Via
-) -> tuple[list[Result], npt.NDArray[np.float32] | list[bytes]]:
-    """Decode a batch.
+def _checked(
+    inputs: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]], known: ModelCard | Signature
+) -> Mapping[str, npt.NDArray[Any]]:
+    """Return the tensors by the names of the model's inputs.
 
-    Returns:
-      A result per image, ImageError for an invalid one and _UNANSWERED for the others; and the input tensor
-      of the valid images.
+    Raises:
+      InvalidRequest: they do not fit what is known about the model.
     """
-    results: list[Result] = []
-    encoded: list[bytes] = []
-    rows = np.empty((0 if via == "encoded" else len(batch), *spec.shape), np.float32)
-    valid = 0
-    for image in batch:
-        try:
-            if via == "encoded":
-                encoded.append(preprocessing.encode(image))
-            else:
-                rows[valid] = preprocessing.preprocess(image, spec)
-        except ImageError as error:
-            results.append(error)
-        else:
-            results.append(_UNANSWERED)
-            valid += 1
-    return results, encoded if via == "encoded" else rows[:valid]
-
-
-def _version_of(response: wire.PredictResponse, card: ModelCard) -> int:
-    """Return the version that answered, or the card's version if the server does not say."""
-    return response.model_spec.version.value or card.version
+    if isinstance(known, ModelCard):
+        if isinstance(inputs, Mapping):
+            if set(inputs) != {"images"}:
+                raise InvalidRequest(f"The model's input is 'images'. Received: {', '.join(sorted(inputs))}.")
+            inputs = inputs["images"]
+        codec.check_images(inputs, known.input)
+        return {"images": inputs}
+    if not isinstance(inputs, Mapping):
+        if len(known) != 1:
+            raise InvalidRequest(
+                f"The model has {len(known)} inputs: {', '.join(sorted(known))}. Received: one array. Pass a "
+                "mapping from names to arrays."
+            )
+        inputs = dict.fromkeys(known, inputs)
+    signatures.check_inputs(inputs, known)
+    return inputs

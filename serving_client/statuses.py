@@ -35,4 +35,4 @@ def error_for_status(code: grpc.StatusCode, details: str, server: str, model: st
     """Return the exception for a failed call. Only this function maps statuses to exceptions."""
     kind, advice = _ERRORS_BY_STATUS.get(code, (errors.ServerError, "See the server's log."))
     reason = " ".join(details.split()).rstrip(".") or "no details"
-    return kind(f"{server}, model {model!r}: {code.name}: {reason}. {advice}")
+    return kind(f"{server}, model {model!r}: {code.name}: {reason}. {advice}", code=code, details=details)

@@ -31,7 +31,7 @@ def encode_input(name: str, value: npt.NDArray[Any] | Sequence[bytes]) -> list[b
     SerializeToString take 57 ms and 98 MiB (medians of 15 alternating runs, protobuf 7.36, 2 cores).
 
     Args:
-      value: a numeric array, or bytes for a string input (N,).
+      value: a numeric array; bytes for a string input (N,), or an array of them, of dtype object.
     Raises:
       InvalidRequest: the client does not send arrays of this dtype.
     """
@@ -52,9 +52,9 @@ def _tensor_and_content(
 ) -> tuple[wire.TensorProto, memoryview | None]:
     """Return the message without the array's bytes, and those bytes."""
     if not isinstance(value, np.ndarray):
-        tensor = wire.TensorProto(dtype=wire.DataType.DT_STRING, string_val=value)
-        tensor.tensor_shape.dim.add(size=len(value))
-        return tensor, None
+        value = np.array(value, dtype=object)
+    if value.dtype == object:
+        return _string_tensor(name, value), None
     if value.dtype not in _DATA_TYPES:
         raise errors.InvalidRequest(
             f"Input {name!r} must have one of the dtypes {', '.join(map(str, _DATA_TYPES))}. "
@@ -64,6 +64,23 @@ def _tensor_and_content(
     for size in value.shape:
         tensor.tensor_shape.dim.add(size=size)
     return tensor, np.ascontiguousarray(value).data
+
+
+def _string_tensor(name: str, value: npt.NDArray[np.object_]) -> wire.TensorProto:
+    try:
+        tensor = wire.TensorProto(dtype=wire.DataType.DT_STRING, string_val=value.ravel().tolist())
+    except TypeError as error:
+        raise errors.InvalidRequest(f"Input {name!r} must hold bytes. Received: {error}.") from error
+    for size in value.shape:
+        tensor.tensor_shape.dim.add(size=size)
+    return tensor
+
+
+def numpy_dtype(data_type: wire.DataType) -> np.dtype[Any] | None:
+    """Return numpy's dtype, object for strings; None for a data type that the client does not send."""
+    if data_type == wire.DataType.DT_STRING:
+        return np.dtype(object)
+    return _DTYPES[data_type][1] if data_type in _DTYPES else None
 
 
 def _length_prefix(field_number: int, length: int) -> bytes:

@@ -23,6 +23,7 @@ def card(size_px: int) -> dict[str, Any]:
         "schema_version": 1,
         "name": "m",
         "version": 1,
+        "model_id": f"{size_px:016}",
         "labels": ["a", "b"],
         "metrics": {},
         "input": {
@@ -60,6 +61,7 @@ class FakeModel:
             set_text(response.outputs["card"], json.dumps(self.card))
         else:
             set_text(response.outputs["server"], self.server_name)
+            set_text(response.outputs["model_id"], self.card["model_id"])
             rows = inputs["images"].tensor_shape.dim[0].size
             probabilities = response.outputs["probabilities"]
             probabilities.dtype = wire.DataType.DT_FLOAT

@@ -2,6 +2,7 @@ import json
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from serving_client import (
@@ -54,23 +55,60 @@ def test_errors_have_one_base() -> None:
     assert all(issubclass(kind, ServingError) for kind in kinds)
 
 
+LABELLED = parse_model_card(CARD)
+
+
+def top(
+    probabilities: npt.ArrayLike,
+    decoded: list[bool] | None = None,
+    *,
+    top_k: int = 1,
+    nan_is_undecodable: bool = False,
+) -> list[Prediction | ImageError]:
+    outputs = {"probabilities": np.asarray(probabilities, np.float32)}
+    if decoded is not None:
+        outputs["decoded"] = np.array(decoded)
+    rows = len(outputs["probabilities"])
+    return codec.top_predictions(outputs, LABELLED, top_k, rows, nan_is_undecodable=nan_is_undecodable)
+
+
 def test_an_image_that_the_model_cannot_decode_is_an_error_in_its_row() -> None:
-    probabilities = np.array([[0.25, 0.75], [np.nan, np.nan]], np.float32)
-    first, second = codec.top_predictions(probabilities, parse_model_card(CARD), top_k=1)
+    first, second = top([[0.25, 0.75], [np.nan, np.nan]], [True, False])
     assert isinstance(first, Prediction) and first.label == "b"
+    assert isinstance(second, ImageError) and "cannot decode" in str(second)
+
+
+@pytest.mark.parametrize("decoded", [None, [True, True]])
+def test_nan_from_weights_that_have_diverged_does_not_blame_the_image(decoded: list[bool] | None) -> None:
+    with pytest.raises(ServerError, match="diverged") as error:
+        top([[0.25, 0.75], [np.nan, np.nan]], decoded)
+    assert "decode" not in str(error.value)
+
+
+def test_nan_for_a_file_from_a_version_that_does_not_say_more_may_mean_either() -> None:
+    _, second = top([[0.25, 0.75], [np.nan, np.nan]], nan_is_undecodable=True)
     assert isinstance(second, ImageError)
+    assert "diverged" in str(second)
 
 
 def test_equal_probabilities_come_in_the_order_of_the_labels() -> None:
-    (tie,) = codec.top_predictions(np.full((1, 2), 0.5, np.float32), parse_model_card(CARD), top_k=2)
+    (tie,) = top(np.full((1, 2), 0.5), top_k=2)
     assert isinstance(tie, Prediction)
     assert [score.label for score in tie.scores] == ["a", "b"]
 
 
-@pytest.mark.parametrize("shape", [(1, 3), (2,), (1, 2, 1)])
-def test_refuses_probabilities_that_do_not_fit_the_labels(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ServerError):
-        codec.top_predictions(np.zeros(shape, np.float32), parse_model_card(CARD), top_k=1)
+@pytest.mark.parametrize("shape", [(1, 3), (2,), (1, 2, 1), (2, 2), ()])
+def test_refuses_probabilities_that_do_not_fit_images_and_labels(shape: tuple[int, ...]) -> None:
+    outputs = {"probabilities": np.zeros(shape, np.float32)}
+    with pytest.raises(ServerError, match=r"\(1, 2\)"):
+        codec.top_predictions(outputs, LABELLED, 1, 1, nan_is_undecodable=False)
+
+
+def test_an_answer_whose_rows_name_different_models_is_refused() -> None:
+    with pytest.raises(ServerError, match="2 different"):
+        codec.model_id({"model_id": np.array([b"a", b"b"], object)})
+    assert codec.model_id({"model_id": np.array([b"a", b"a"], object)}) == "a"
+    assert codec.model_id({}) == ""
 
 
 def test_refuses_bytes_that_are_not_the_expected_message() -> None:
