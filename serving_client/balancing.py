@@ -138,8 +138,8 @@ class Balancer:
         """
         with self._lock:
             free = [server for server in self.servers if server not in asked and not server.silent]
-            if not free and not asked:
-                free = self.servers
+            if not free and not asked and self.servers:
+                free = [max(self.servers, key=lambda server: server.heard_at)]
             if preferred in free and preferred.trusted:
                 return preferred
             ranks = [(tries.get(server, 0), not server.trusted) for server in free]

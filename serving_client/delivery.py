@@ -18,7 +18,7 @@ _BACKOFF_S = (0.1, 0.3, 0.9, 2.0)
 _JITTER = 0.25
 
 # How long to wait before looking at the servers and the name's resolution again.
-_LOOK_S, _LOOK_EMPTY_S = 1.0, 0.1
+_LOOK_S, _LOOK_EMPTY_S = 0.25, 0.1
 
 
 class Delivery:

@@ -247,6 +247,20 @@ def test_silent_servers_get_no_copies() -> None:
     assert len(world.call().sent) == 1
 
 
+@pytest.mark.parametrize("turns", [10, 11])
+def test_if_all_servers_are_silent_the_one_that_was_heard_last_is_asked(turns: int) -> None:
+    world = World(a=answers(), b=answers())
+    world.calls(10)
+    world.behaviours["a"] = hangs
+    world.calls(turns)
+    a, b = world.balancer.servers
+    waiting = world.balancer.begin(b, 1_000, 10, world.now)
+    world.wait(1)
+    assert world.balancer.is_silent(waiting, world.now)
+    assert a.silent
+    assert world.call().targets == ["b"]
+
+
 def test_one_late_answer_of_a_server_that_hung_does_not_make_the_next_hung_one_slower() -> None:
     world = World(a=answers(), b=answers())
     world.calls(10)
