@@ -110,9 +110,9 @@ class World:
                 self._cancel(attempt)
         return Made(sent, self.now - start, delivery.last_server, error)
 
-    def calls(self, number: int, **options: float) -> Counter[str]:
+    def calls(self, number: int) -> Counter[str]:
         """Make calls one after the other; return how many each server answered."""
-        made = [self.call(**options) for _ in range(number)]
+        made = [self.call() for _ in range(number)]
         assert not [one.error for one in made if one.error]
         return Counter(one.answered_by.target for one in made if one.answered_by)
 

@@ -102,7 +102,8 @@ class AioCaller:
 
         class Blocking:
             def send(self, call: Call) -> bytes:
-                return caller._run(conversation.send(call))
+                response: bytes = caller._run(conversation.send(call))
+                return response
 
             def pause(self, seconds: float) -> None:
                 caller._run(conversation.pause(seconds))
@@ -268,6 +269,19 @@ def test_a_hung_server_fails_no_call_and_slows_down_few(
         load.wait_until_shares_are_fair(2)
     assert not load.failed
     assert load.slow_share <= 0.01
+
+
+def test_a_call_that_another_server_has_answered_is_cancelled(connect: Connect) -> None:
+    with Server() as first, Server() as second:
+        transport = connect(all_of([first, second]))
+        for _ in range(10):
+            transport.conversation(DEADLINE_S).send(CALL)
+        first.released.clear()
+        first.cancelled.clear()
+        calls = first.calls
+        while first.calls == calls:
+            assert transport.conversation(DEADLINE_S).send(CALL).decode() == second.address
+        assert first.cancelled.wait(DEADLINE_S / 2)
 
 
 def test_a_server_that_is_killed_and_started_again_gets_its_share(
@@ -529,9 +543,11 @@ def test_cancelling_a_task_cancels_its_call_and_leaves_no_task() -> None:
         task = asyncio.create_task(transport.conversation(DEADLINE_S).send(CALL))
         while not server.calls:
             await asyncio.sleep(0.01)
+        started = time.monotonic()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        assert time.monotonic() - started < DEADLINE_S / 2
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert await asyncio.to_thread(server.cancelled.wait, DEADLINE_S)
         await transport.close()
