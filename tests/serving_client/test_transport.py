@@ -43,7 +43,7 @@ class Server:
       authority: that of the last call.
       fail: the statuses of the next calls.
       released: while it is clear, calls wait.
-      cancelled: set when a caller has gone away.
+      cancelled: set when the caller of a waiting call has gone away.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Server:
 
     def _predict(self, request: bytes, context: Any) -> bytes:
         self.calls += 1
-        context.add_callback(self.cancelled.set)
+        context.add_callback(lambda: self.released.is_set() or self.cancelled.set())
         self.metadata = dict(context.invocation_metadata())
         self.authority = context._rpc_event.call_details.host.decode()  # gRPC has no public way
         if self.fail:
@@ -276,12 +276,31 @@ def test_a_call_that_another_server_has_answered_is_cancelled(connect: Connect) 
         transport = connect(all_of([first, second]))
         for _ in range(10):
             transport.conversation(DEADLINE_S).send(CALL)
+        time.sleep(0.2)  # the server notes the end of a call after the client
         first.released.clear()
-        first.cancelled.clear()
         calls = first.calls
         while first.calls == calls:
             assert transport.conversation(DEADLINE_S).send(CALL).decode() == second.address
         assert first.cancelled.wait(DEADLINE_S / 2)
+
+
+def test_a_server_that_is_slow_to_come_back_gets_one_copy_at_a_time(connect: Connect) -> None:
+    with Server() as first, Server() as second:
+        transport = connect(all_of([first, second]))
+        for _ in range(10):
+            transport.conversation(DEADLINE_S).send(CALL)
+        first.fail = [(grpc.StatusCode.UNAVAILABLE, "restarts")]
+        first.released.clear()
+        while first.fail:
+            transport.conversation(DEADLINE_S).send(CALL)
+        calls = first.calls
+        end = time.monotonic() + 2.5  # its copies begin after a rest of 1 s
+        while time.monotonic() < end:
+            assert transport.conversation(DEADLINE_S).send(CALL).decode() == second.address
+        assert first.calls == calls + 1
+        first.released.set()
+        with Load(transport) as load:
+            load.wait_until_shares_are_fair(2)
 
 
 def test_a_server_that_is_killed_and_started_again_gets_its_share(
