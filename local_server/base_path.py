@@ -10,7 +10,6 @@ from pathlib import Path
 # Source: ParseVersionNumber in tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc,
 # which calls absl::SimpleAtoi: digits of ASCII only, a sign and surrounding whitespace allowed.
 _NUMBER = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)[ \t\n\v\f\r]*")
-_INT64 = range(-(2**63), 2**63)
 
 _log = logging.getLogger(__name__)
 
@@ -21,8 +20,10 @@ def version_number(name: str) -> int | None:
     Leading zeros do not count: `00000123` is version 123. A number outside of int64 is not a version.
     """
     found = _NUMBER.fullmatch(name)
-    number = int(found[1]) if found else None
-    return number if number in _INT64 else None
+    if not found:
+        return None
+    number = int(found[1])
+    return number if -(2**63) <= number < 2**63 else None
 
 
 class BasePath:

@@ -30,7 +30,6 @@ from local_server.statuses import (
     invalid_argument,
 )
 
-_VARIABLES_INDEX = Path("variables", "variables.index")
 _DEFAULT_SIGNATURE = "serving_default"
 # A tensor may claim a shape far larger than its data. No message holds more than this.
 _MAX_TENSOR_BYTES = 2**31
@@ -78,14 +77,10 @@ class Servable:
         options = options or LoadOptions()
         self.name = name
         self.version = version
-        # Asked before loading: a file that appears meanwhile was not restored.
-        has_values = (directory / _VARIABLES_INDEX).exists()
         graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=graph, config=options.session)
         with graph.as_default():
             meta_graph = tf.compat.v1.saved_model.load(self._session, options.tags, str(directory))
-        if not has_values:
-            self._check_variables(graph)
         self.signatures: Mapping[str, meta_graph_pb2.SignatureDef] = dict(meta_graph.signature_def)
         calls = {
             key: self._callable(signature)
@@ -94,26 +89,6 @@ class Servable:
         }
         self._calls = {key: scheduler.queue(call) for key, call in calls.items()} if scheduler else calls
         self.warmup_requests = warmup.replay(directory, self.predict, options.warm_up_iterations)
-
-    def _check_variables(self, graph: tf.Graph) -> None:
-        """Raise FailedPreconditionError if a variable has no value.
-
-        TensorFlow loads a SavedModel whose `variables` are missing without an error, and each call to it
-        fails. Mostly the files are still being copied, so the load must fail, and be tried again.
-        """
-        variables = [op for op in graph.get_operations() if op.type == "VarHandleOp"]
-        with graph.as_default():
-            checks = [tf.raw_ops.VarIsInitializedOp(resource=variable.outputs[0]) for variable in variables]
-        missing = [
-            variable.name
-            for variable, is_initialized in zip(variables, self._session.run(checks), strict=True)
-            if not is_initialized
-        ]
-        if missing:
-            message = (
-                f"{_VARIABLES_INDEX} is missing: {len(missing)} variables have no value, {missing[0]} first"
-            )
-            raise tf.errors.FailedPreconditionError(None, None, message)
 
     def _callable(self, signature: meta_graph_pb2.SignatureDef) -> SignatureCall:
         options = config_pb2.CallableOptions(
