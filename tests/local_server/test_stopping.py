@@ -22,7 +22,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_
 from tests.local_server.programs import free_port
 from tests.local_server.tiny_versions import predict_request, publish
 
-SHORT_GRACE = "from local_server import cli, server; server._SHUTDOWN_GRACE_S = 0.5; cli.main()"
+GRACE = "from local_server import cli, server; server._SHUTDOWN_GRACE_S = {}; cli.main()"
 BATCHING = "max_batch_size { value: 3 } batch_timeout_micros { value: 100000 } num_batch_threads { value: 6 }"
 BODY = json.dumps({"instances": [[7, 0]]})
 PATH = "/v1/models/m:predict"
@@ -130,7 +130,9 @@ def test_calls_in_flight_are_answered_new_connections_refused_and_idle_ones_not_
     batching.write_text(BATCHING)
     publish_gated(tmp_path / "m", gate)
     flags = ["--enable_batching", f"--batching_parameters_file={batching}"] if is_batching else []
-    server = start(tmp_path / "m", ["--grpc_max_threads=8", "--rest_api_num_threads=8", *flags])
+    threads = ["--grpc_max_threads=8", "--rest_api_num_threads=8"]
+    # If the idle connections were waited for, the process would not end in time.
+    server = start(tmp_path / "m", [*threads, *flags], code=["-c", GRACE.format(600)])
     server.wait_for_log("REST API on port")
     idle = [server.connect_rest() for _ in range(3)]
     idle[0].connect()  # never used
@@ -162,7 +164,7 @@ def test_a_call_that_outlasts_the_grace_period_is_cut_without_a_crash(
     tmp_path: Path, start: Callable[..., Running]
 ) -> None:
     publish_gated(tmp_path / "m", tmp_path / "gate")  # nobody opens it
-    server = start(tmp_path / "m", code=["-c", SHORT_GRACE])
+    server = start(tmp_path / "m", code=["-c", GRACE.format(0.5)])
     server.wait_for_log("REST API on port")
     with grpc.insecure_channel(f"localhost:{server.port}") as channel, ThreadPoolExecutor(2) as pool:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
