@@ -223,18 +223,10 @@ class ModelVersions:
             next_step = "It is tried again only after it was removed from disk"
         else:
             next_step = f"Next try in {max(0.0, self._retries.interval_s):g} s"
-        message = "Model %s: version %d failed to load, try %d of %d. %s. %s: %s"
-        reason = " ".join(str(error).split())
-        arguments = (
-            self.name,
-            version,
-            tries,
-            self._retries.limit + 1,
-            next_step,
-            type(error).__name__,
-            reason,
+        _log.error(
+            f"Model {self.name}: version {version} failed to load, try {tries} of {self._retries.limit + 1}. "
+            f"{next_step}. {type(error).__name__}: {' '.join(str(error).split())}"
         )
-        _log.error(message, *arguments)
 
     def _retire_unless_wanted(self) -> None:
         with self._lock:
