@@ -1,0 +1,131 @@
+"""Servers that are killed, hang, are slow, vanish from their name and come back, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import grpc
+import pytest
+
+from serving_client import Client
+from tests.model_servers import MODEL, Servers, Traffic, Version, asking, asking_asyncio
+from tests.model_servers.traffic import wait_for_each
+
+# Calls between two changes, and how often everything is repeated.
+PACES = [(30, 1), pytest.param((300, 4), marks=pytest.mark.soak)]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    """Four servers that agree."""
+    with Servers(4) as servers:
+        yield servers
+
+
+@contextlib.contextmanager
+def callers(name: str) -> Iterator[list[Traffic]]:
+    """Ask all the time with both kinds of client and both ways."""
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(Client(name, model=MODEL))
+        asks = [asking(client, "images"), stack.enter_context(asking_asyncio(name, "encoded"))]
+        yield [stack.enter_context(Traffic(ask)) for ask in asks]
+
+
+def gets_calls(servers: Servers, number: int) -> Callable[[], bool]:
+    before = servers[number].calls()
+    return lambda: servers[number].calls() > before + 10
+
+
+def kill_and_start(servers: Servers, traffics: Sequence[Traffic], calls: int) -> None:
+    servers[0].kill()
+    wait_for_each(traffics, calls)
+    servers[0].start()
+    traffics[0].wait_until(gets_calls(servers, 0))
+
+
+def hang_and_resume(servers: Servers, traffics: Sequence[Traffic], calls: int) -> None:
+    servers[1].hang()
+    wait_for_each(traffics, calls)
+    servers[1].resume()
+    traffics[0].wait_until(gets_calls(servers, 1))
+
+
+def slow_down(servers: Servers, traffics: Sequence[Traffic], calls: int) -> None:
+    servers[2].slow_down(0.1)
+    wait_for_each(traffics, calls)
+    servers[2].slow_down(0)
+
+
+def overload(servers: Servers, traffics: Sequence[Traffic], calls: int) -> None:
+    for server in servers:
+        server.fail_next(grpc.StatusCode.RESOURCE_EXHAUSTED, 3)
+    wait_for_each(traffics, calls)
+
+
+def terminate_and_replace(servers: Servers, traffics: Sequence[Traffic], calls: int) -> None:
+    """A pod ends and another with a new address takes its place."""
+    servers.list_only(*list(servers)[1:])
+    servers[0].terminate()
+    wait_for_each(traffics, calls)
+    servers[0].start()
+    servers.list_only(*servers)
+    traffics[0].wait_until(gets_calls(servers, 0))
+
+
+def empty_name(servers: Servers, traffics: Sequence[Traffic], calls: int) -> None:
+    """The name has no addresses for a while, as when no pod is ready; the servers run on."""
+    servers.list_only()
+    asked = servers.names.questions
+    traffics[0].wait_until(lambda: servers.names.questions > asked)
+    wait_for_each(traffics, calls)
+    servers.list_only(*servers)
+    wait_for_each(traffics, calls)
+
+
+TROUBLES = (kill_and_start, hang_and_resume, slow_down, overload, terminate_and_replace, empty_name)
+
+
+@pytest.mark.parametrize("pace", PACES)
+def test_no_call_fails_while_one_server_works(servers: Servers, pace: tuple[int, int]) -> None:
+    calls, rounds = pace
+    for server in servers:
+        server.serve(Version(1))
+    with callers(servers.name) as traffics:
+        wait_for_each(traffics, calls)
+        for trouble in TROUBLES * rounds:
+            trouble(servers, traffics, calls)
+            for traffic in traffics:
+                failed = traffic.failed
+                assert not failed, f"{trouble.__name__}: {len(failed)} calls: {failed[0].error}"
+                assert not traffic.wrong
+
+
+def test_clients_come_back_after_all_servers_were_gone(servers: Servers) -> None:
+    """Their name is empty, and they are new processes at the same addresses afterwards."""
+    for server in servers:
+        server.serve(Version(1))
+    with callers(servers.name) as traffics:
+        wait_for_each(traffics, 20)
+        servers.list_only()
+        for server in servers:
+            server.kill()
+        for traffic in traffics:
+            wait_for_one(traffic, failed=True)
+        servers.reset()
+        for server in servers:
+            server.serve(Version(1))
+        for traffic in traffics:
+            wait_for_one(traffic, failed=False)
+        back_s = time.monotonic()
+        wait_for_each(traffics, 20)
+        for traffic in traffics:
+            assert not traffic.failed_since(back_s)
+            assert not traffic.wrong
+
+
+def wait_for_one(traffic: Traffic, *, failed: bool) -> None:
+    """Wait until a further call fails, or succeeds."""
+    before = len(traffic.answers)
+    traffic.wait_until(lambda: any(bool(answer.error) == failed for answer in traffic.answers[before:]))
