@@ -144,8 +144,8 @@ def _check_shape(images: npt.NDArray[Any], version: Version) -> None:
     if images.shape[1:] != (version.size_px, version.size_px, 3):
         received = ",".join(map(str, images.shape))
         raise invalid_argument(
-            f"Shape of tensor _arg_serving_default_images_0_0 [{received}] is not compatible with expected shape "
-            f"[?,{version.size_px},{version.size_px},3].\n\t [[{{{{node EnsureShape}}}}]]"
+            f"Shape of tensor _arg_serving_default_images_0_0 [{received}] is not compatible with expected "
+            f"shape [?,{version.size_px},{version.size_px},3].\n\t [[{{{{node EnsureShape}}}}]]"
         )
 
 
@@ -172,7 +172,8 @@ def _decode(encoded: npt.NDArray[Any], size_px: int) -> tuple[npt.NDArray[np.flo
             decoded[row] = False
     if not decoded.any():
         raise invalid_argument(
-            "Unknown image file format. One of JPEG, JPEG XL, PNG, GIF, BMP, WebP required.\n\t [[{{node DecodeImage}}]]"
+            "Unknown image file format. One of JPEG, JPEG XL, PNG, GIF, BMP, WebP required.\n\t "
+            "[[{{node DecodeImage}}]]"
         )
     return levels, decoded
 

@@ -98,7 +98,8 @@ def read_inputs(signature: Signature, sent: Mapping[str, wire.TensorProto]) -> d
     for name in sorted(set(expected) - set(sent)):
         raise invalid_argument(
             f"Signature input alias: {name}(feed name: {signature.key}_{name}:0) not found in request and no "
-            f"default value provided. Inputs expected to be in the request {_braced(sent)}, or default input alias set: "
+            f"default value provided. Inputs expected to be in the request {_braced(sent)}, "
+            "or default input alias set: "
         )
     for index, (name, (dtype, _)) in enumerate(sorted(expected.items())):
         data_type, type_name = _TYPES[dtype]

@@ -47,9 +47,7 @@ def ask(address: str, method: str, request: bytes) -> bytes | tuple[grpc.StatusC
             response: bytes = channel.unary_unary(method)(request, timeout=30)
             return response
         except grpc.RpcError as error:
-            message = re.sub(
-                r"\n?\s*\[\[\{\{node.*|^\{\{function_node.*\}\} ", "", error.details(), flags=re.S
-            )
+            message = re.sub(r"\s*\[\[.*", "", error.details(), flags=re.DOTALL)
             return error.code(), message
 
 
