@@ -17,7 +17,7 @@ classify flat colours, so the right label of every picture is known.
 
 from tests.model_servers.name_server import NameServer
 from tests.model_servers.pictures import CLASSES, UNSEEN, picture
-from tests.model_servers.servers import FakeServer, Servers, spreading_calls
+from tests.model_servers.servers import FakeServer, Servers, fake_server, spreading_calls
 from tests.model_servers.traffic import Traffic, asking, asking_asyncio, asking_gateway
 from tests.model_servers.versions import MODEL, ForeignVersion, Version
 
@@ -34,6 +34,7 @@ __all__ = [
     "asking",
     "asking_asyncio",
     "asking_gateway",
+    "fake_server",
     "picture",
     "spreading_calls",
 ]

@@ -180,6 +180,18 @@ class Servers:
 
 
 @contextlib.contextmanager
+def fake_server(*versions: Version | ForeignVersion) -> Iterator[FakeServer]:
+    """Yield a server with an address of its own, not started yet; kill it after the block."""
+    with reserved_port() as port:
+        server = FakeServer(f"127.0.0.1:{port}")
+        server.serve(*versions)
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
+@contextlib.contextmanager
 def reserved_port() -> Iterator[int]:
     """Yield a port that no other process is given meanwhile, though gRPC servers can bind it."""
     with socket.socket() as holder:
