@@ -66,6 +66,7 @@ class FakeServer:
 
     def launch(self) -> None:
         """Start the process and return at once."""
+        assert not self._process, f"{self.address}: the fake server is already running."
         argv = [sys.executable, "-m", "tests.model_servers.fake_server", self.address]
         self._process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT

@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 import grpc
 import pytest
 
-from serving_client import Client
-from tests.model_servers import MODEL, Servers, Traffic, Version, asking, asking_asyncio
+from tests.model_servers import Servers, Traffic, Version, asking_asyncio, asking_threads
 from tests.model_servers.traffic import wait_for_each
 
 # Calls between two changes, and how often everything is repeated.
 PACES = [(30, 1), pytest.param((300, 4), marks=pytest.mark.soak)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def servers() -> Iterator[Servers]:
     """Four servers that agree."""
     with Servers(4) as servers:
+        for server in servers:
+            server.serve(Version(1))
         yield servers
 
 
@@ -28,9 +29,8 @@ def servers() -> Iterator[Servers]:
 def callers(name: str) -> Iterator[list[Traffic]]:
     """Ask all the time with both kinds of client and both ways."""
     with contextlib.ExitStack() as stack:
-        client = stack.enter_context(Client(name, model=MODEL))
-        asks = [asking(client, "images"), stack.enter_context(asking_asyncio(name, "encoded"))]
-        yield [stack.enter_context(Traffic(ask)) for ask in asks]
+        asks = (asking_threads(name, "images"), asking_asyncio(name, "encoded"))
+        yield [stack.enter_context(Traffic(stack.enter_context(ask))) for ask in asks]
 
 
 def gets_calls(servers: Servers, number: int) -> Callable[[], bool]:
@@ -90,8 +90,6 @@ TROUBLES = (kill_and_start, hang_and_resume, slow_down, overload, terminate_and_
 @pytest.mark.parametrize("pace", PACES)
 def test_no_call_fails_while_one_server_works(servers: Servers, pace: tuple[int, int]) -> None:
     calls, rounds = pace
-    for server in servers:
-        server.serve(Version(1))
     with callers(servers.name) as traffics:
         wait_for_each(traffics, calls)
         for trouble in TROUBLES * rounds:
@@ -104,8 +102,6 @@ def test_no_call_fails_while_one_server_works(servers: Servers, pace: tuple[int,
 
 def test_clients_come_back_after_all_servers_were_gone(servers: Servers) -> None:
     """Their name is empty, and they are new processes at the same addresses afterwards."""
-    for server in servers:
-        server.serve(Version(1))
     with callers(servers.name) as traffics:
         wait_for_each(traffics, 20)
         servers.list_only()
