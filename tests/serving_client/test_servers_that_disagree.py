@@ -91,6 +91,12 @@ DIFFERENCES = {
         [Version(1, identity=False)], [Version(1, OTHER_ORDER, identity=False)], {1}
     ),
 }
+# Nothing tells the answers of two versions apart that have one number and no identity, except the server.
+BEHIND_A_PROXY = {
+    name: difference
+    for name, difference in DIFFERENCES.items()
+    if name != "both were exported by 0.1.0 under the same number"
+}
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +143,7 @@ def test_no_call_fails_and_every_label_is_right(
 
 @pytest.mark.parametrize("calls", CALLS)
 @pytest.mark.parametrize("via", ["images", "encoded"])
-@pytest.mark.parametrize("difference", DIFFERENCES.values(), ids=DIFFERENCES)
+@pytest.mark.parametrize("difference", BEHIND_A_PROXY.values(), ids=BEHIND_A_PROXY)
 def test_nor_behind_a_proxy_that_hides_the_servers(
     servers: Servers, proxy: str, difference: Difference, via: Via, calls: int
 ) -> None:
