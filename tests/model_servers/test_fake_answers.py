@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from serving_client import codec, wire
+from serving_client import Client, codec, wire
 from serving_client.preprocessing import preprocess_input
 from tests.conftest import serving
 from tests.model_servers import CLASSES, MODEL, ForeignVersion, Servers, Version, picture
@@ -135,3 +135,12 @@ def test_status(addresses: dict[str, tuple[str, str]], version: int | str | None
         assert codec.decode_status_response(fake) == codec.decode_status_response(real)
     else:
         assert fake == real
+
+
+def test_the_states_of_versions_that_come_and_go() -> None:
+    with Servers(1) as (server,), Client(server.address, model=MODEL) as client:
+        server.serve(Version(1))
+        server.serve(Version(1), loading=[2])
+        assert [(one.version, one.state) for one in client.status()] == [(2, "LOADING"), (1, "AVAILABLE")]
+        server.serve(Version(2))
+        assert [(one.version, one.state) for one in client.status()] == [(2, "AVAILABLE"), (1, "END")]
