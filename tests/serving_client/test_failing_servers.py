@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import grpc
 import pytest
 
-from tests.model_servers import Servers, Traffic, Version, asking_asyncio, asking_threads
+from tests.model_servers import ASKING, Servers, Traffic, Version, asking_asyncio, asking_threads
 from tests.model_servers.traffic import wait_for_each
 
 # Calls between two changes, and how often everything is repeated.
@@ -33,9 +33,9 @@ def callers(name: str) -> Iterator[list[Traffic]]:
         yield [stack.enter_context(Traffic(stack.enter_context(ask))) for ask in asks]
 
 
-def gets_calls(servers: Servers, number: int) -> Callable[[], bool]:
+def gets_calls(servers: Servers, number: int, calls: int = 10) -> Callable[[], bool]:
     before = servers[number].calls()
-    return lambda: servers[number].calls() > before + 10
+    return lambda: servers[number].calls() >= before + calls
 
 
 def kill_and_start(servers: Servers, traffics: Sequence[Traffic], calls: int) -> None:
@@ -123,6 +123,24 @@ def test_clients_come_back_after_all_servers_were_gone(servers: Servers) -> None
         for traffic in traffics:
             assert not traffic.failed_since(back_s)
             assert not traffic.wrong
+
+
+@pytest.mark.parametrize("kind", ASKING)
+def test_calls_wait_for_the_only_server_that_has_their_version(servers: Servers, kind: str) -> None:
+    """It pauses for a moment, as in a long garbage collection, and the other one lacks the version."""
+    both, old_only = servers[0], servers[1]
+    both.serve(Version(1), Version(2))
+    servers.list_only(both, old_only)
+    with ASKING[kind](servers.name, "images", version=2) as ask, Traffic(ask) as traffic:
+        for _ in range(3):
+            traffic.wait_for(30)
+            both.hang()
+            traffic.wait_until(gets_calls(servers, 1, calls=2))
+            time.sleep(1)  # long enough to be taken for dead
+            both.resume()
+        traffic.wait_for(60)
+    assert not traffic.failed, f"{len(traffic.failed)} of {len(traffic.answers)}: {traffic.failed[0].error}"
+    assert {answer.version for answer in traffic.answers} == {2}
 
 
 def wait_for_one(traffic: Traffic, *, failed: bool) -> None:
