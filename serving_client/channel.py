@@ -125,11 +125,13 @@ def open_channel(server: str, tls: Tls | None) -> grpc.Channel:
     return grpc.secure_channel(server, tls.credentials(), options=(*_OPTIONS, *tls.options()))
 
 
-def open_aio_channel(server: str, tls: Tls | None) -> grpc.aio.Channel:
+def open_aio_channel(server: str, tls: Tls | None, interceptors: Any = None) -> grpc.aio.Channel:
     """Open the same channel in the running event loop."""
     if tls is None:
-        return grpc.aio.insecure_channel(server, options=_OPTIONS)
-    return grpc.aio.secure_channel(server, tls.credentials(), options=(*_OPTIONS, *tls.options()))
+        return grpc.aio.insecure_channel(server, options=_OPTIONS, interceptors=interceptors)
+    return grpc.aio.secure_channel(
+        server, tls.credentials(), options=(*_OPTIONS, *tls.options()), interceptors=interceptors
+    )
 
 
 def check_timeout(timeout_s: float) -> None:
