@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from serving_client import Client, ImageError, InvalidRequest, Prediction, ServerUnavailable, preprocessing
-from serving_client.client import STREAM_BATCHES
+from serving_client.stream import STREAM_BATCHES
 from serving_client.preprocessing import ImageInput, InputSpec
 from serving_client.protocol import Call, Via
 from serving_client.transport import Conversation
