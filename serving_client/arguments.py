@@ -21,6 +21,8 @@ Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 # 30 years. gRPC counts nanoseconds since 1970 in 64 bits, so a deadline after the year 2262 overflows.
 _MAX_TIMEOUT_S = 1e9
 
+_MAX_SHOWN = 100
+
 _METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
 _METADATA_TEXT = re.compile(r"[\x20-\x7e]*")
 
@@ -31,7 +33,7 @@ def check_timeout(timeout_s: object) -> float:
         return float(timeout_s)
     raise InvalidRequest(
         f"timeout_s must be a number of seconds above 0 and at most {_MAX_TIMEOUT_S:.0e}. "
-        f"Received: {timeout_s!r}."
+        f"Received: {_shown(timeout_s)}."
     )
 
 
@@ -48,34 +50,36 @@ def check_model(model: object) -> str:
 def check_version(version: object, label: object) -> tuple[int | None, str | None]:
     """Return both; raise InvalidRequest unless they are in range and at most one of them is given."""
     if version is not None and label is not None:
-        raise InvalidRequest(f"Give version or label, not both. Received: {version!r} and {label!r}.")
+        raise InvalidRequest(
+            f"Give version or label, not both. Received: {_shown(version)} and {_shown(label)}."
+        )
     if label is not None:
         return None, _check_text("label", label, "a version label on the server, such as 'stable'")
     if version is None:
         return None, None
     if _is_whole(version) and 0 <= version < 2**63:
         return int(version), None
-    raise InvalidRequest(f"version must be a whole number from 0 to 2**63 - 1. Received: {version!r}.")
+    raise InvalidRequest(f"version must be a whole number from 0 to 2**63 - 1. Received: {_shown(version)}.")
 
 
 def check_count(name: str, count: object) -> int:
     """Return the argument of this name; raise InvalidRequest unless it is a whole number of at least 1."""
     if _is_whole(count) and count >= 1:
         return int(count)
-    raise InvalidRequest(f"{name} must be a whole number of at least 1. Received: {count!r}.")
+    raise InvalidRequest(f"{name} must be a whole number of at least 1. Received: {_shown(count)}.")
 
 
 def check_flag(name: str, flag: object) -> bool:
     """Return the argument of this name; raise InvalidRequest unless it is True or False."""
     if isinstance(flag, bool):
         return flag
-    raise InvalidRequest(f"{name} must be True or False. Received: {flag!r}.")
+    raise InvalidRequest(f"{name} must be True or False. Received: {_shown(flag)}.")
 
 
 def check_via(via: object) -> None:
     """Raise InvalidRequest unless it is a request type."""
     if not isinstance(via, str) or via not in get_args(Via):
-        raise InvalidRequest(f"via must be 'images' or 'encoded'. Received: {via!r}.")
+        raise InvalidRequest(f"via must be 'images' or 'encoded'. Received: {_shown(via)}.")
 
 
 def check_images(images: object, *, may_be_async: bool) -> None:
@@ -113,16 +117,18 @@ def _check_pair(pair: object) -> tuple[str, str | bytes]:
     if not isinstance(key, str) or not _METADATA_KEY.fullmatch(key) or key.startswith("grpc-"):
         raise InvalidRequest(
             "A metadata key must be lower-case letters, digits, '-', '_' and '.', and must not begin with "
-            f"'grpc-'. Received: {key!r}."
+            f"'grpc-'. Received: {_shown(key)}."
         )
     if key.endswith("-bin"):
         if not isinstance(value, bytes):
-            raise InvalidRequest(f"The metadata {key!r} must have bytes as value. Received: {_kind(value)}.")
+            raise InvalidRequest(
+                f"The metadata {_shown(key)} must have bytes as value. Received: {_kind(value)}."
+            )
         return key, value
     if not isinstance(value, str) or not _METADATA_TEXT.fullmatch(value):
         received = f"{_kind(value)} with other characters" if isinstance(value, str) else _kind(value)
         raise InvalidRequest(
-            f"The metadata {key!r} must have printable ASCII text as value. Received: {received}. "
+            f"The metadata {_shown(key)} must have printable ASCII text as value. Received: {received}. "
             f"Send bytes under the key '{key}-bin'."
         )
     return key, value
@@ -132,7 +138,7 @@ def check_tls(tls: object) -> Tls | None:
     """Return it; raise InvalidRequest unless it is None or `Tls`."""
     if tls is None or isinstance(tls, Tls):
         return tls
-    raise InvalidRequest(f"tls must be None or Tls(...) with PEM files. Received: {tls!r}.")
+    raise InvalidRequest(f"tls must be None or Tls(...) with PEM files. Received: {_shown(tls)}.")
 
 
 def check_compression(compression: object) -> grpc.Compression | None:
@@ -140,19 +146,17 @@ def check_compression(compression: object) -> grpc.Compression | None:
     if compression is None or isinstance(compression, grpc.Compression):
         return compression
     names = ", ".join(f"grpc.Compression.{one.name}" for one in grpc.Compression)
-    raise InvalidRequest(f"compression must be None or one of {names}. Received: {compression!r}.")
+    raise InvalidRequest(f"compression must be None or one of {names}. Received: {_shown(compression)}.")
 
 
 def check_interceptors(interceptors: object, *, is_async: bool) -> tuple[Any, ...]:
     """Return them; raise InvalidRequest unless they intercept unary calls of this kind of client."""
-    module = "grpc.aio" if is_async else "grpc"
     if isinstance(interceptors, Iterable):
         interceptors = tuple(interceptors)
         if all(_intercepts(one, is_async) for one in interceptors):
             return interceptors
-    raise InvalidRequest(
-        f"interceptors must be a list of {module}.UnaryUnaryClientInterceptor. Received: {interceptors!r}."
-    )
+    kind = "grpc.aio.UnaryUnaryClientInterceptor" if is_async else "grpc.UnaryUnaryClientInterceptor"
+    raise InvalidRequest(f"interceptors must be a list of {kind}. Received: {_shown(interceptors)}.")
 
 
 def _intercepts(interceptor: object, is_async: bool) -> bool:
@@ -164,13 +168,24 @@ def _intercepts(interceptor: object, is_async: bool) -> bool:
     )
 
 
+def _shown(value: object) -> str:
+    """Return the value as Python writes it, shortened to what fits into a message."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # a number of thousands of digits
+        return _kind(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
 def _check_text(name: str, value: object, expected: str) -> str:
     if not isinstance(value, str) or not value:
-        raise InvalidRequest(f"{name} must be {expected}. Received: {value!r}.")
+        raise InvalidRequest(f"{name} must be {expected}. Received: {_shown(value)}.")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise InvalidRequest(f"{name} must be text that UTF-8 can encode. Received: {value!r}.") from error
+        raise InvalidRequest(
+            f"{name} must be text that UTF-8 can encode. Received: {_shown(value)}."
+        ) from error
     return value
 
 

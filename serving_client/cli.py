@@ -70,9 +70,7 @@ def _add_classify(subparsers: argparse._SubParsersAction[Parser]) -> None:
         metavar="IMAGE",
         help="JPEG, PNG, BMP or GIF files, folders, or patterns; - reads an image from standard input",
     )
-    classify.add_argument(
-        "--top", type=count("--top"), default=1, metavar="N", help="labels per image (default: 1)"
-    )
+    classify.add_argument("--top", type=count, default=1, metavar="N", help="labels per image (default: 1)")
     classify.add_argument(
         "--via",
         choices=("images", "encoded"),
@@ -97,7 +95,7 @@ def _add_bench(subparsers: argparse._SubParsersAction[Parser]) -> None:
         ("--batch", 1, "images per call"),
     ):
         bench.add_argument(
-            flag, type=count(flag), default=default, metavar="N", help=f"{text} (default: {default})"
+            flag, type=count, default=default, metavar="N", help=f"{text} (default: {default})"
         )
     bench.add_argument("--json", action="store_true", help="print one JSON object per request type and line")
     bench.set_defaults(run=commands.bench)
@@ -118,6 +116,6 @@ def _add_gateway(subparsers: argparse._SubParsersAction[Parser]) -> None:
         ("--max-waiting", 20_000, "further requests that may wait; the gateway refuses more with 503"),
     ):
         limits.add_argument(
-            flag, type=count(flag), default=default, metavar="N", help=f"{text} (default: {default})"
+            flag, type=count, default=default, metavar="N", help=f"{text} (default: {default})"
         )
     gateway.set_defaults(run=commands.gateway)

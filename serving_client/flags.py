@@ -40,9 +40,8 @@ def checked(check: Callable[[Any], Any], convert: Callable[[str], Any] = str) ->
     return parse
 
 
-def count(flag: str) -> Callable[[str], Any]:
-    """Return the type of a flag that takes a whole number of at least 1."""
-    return checked(lambda value: check_count(flag, value), int)
+count = checked(lambda value: check_count("N", value), int)
+"""The type of a flag that takes a whole number of at least 1."""
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:

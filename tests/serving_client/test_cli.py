@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from serving_client import Client, ServerUnavailable, cli
+from serving_client import ServerUnavailable, cli
 from serving_client.protocol import Call, Protocol
+from serving_client.transport import Conversation
 
 
 def run(argv: list[object], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -88,17 +89,17 @@ def test_prints_the_answers_that_came_before_the_server_went_away(
 ) -> None:
     paths = pictures(image_tree)[:4]
     monkeypatch.setattr(Protocol, "batch_size", two_images)
-    monkeypatch.setattr("serving_client.client.STREAM_BATCHES", 1)
-    send = Client.send
+    monkeypatch.setattr("serving_client.stream.STREAM_BATCHES", 1)
+    send = Conversation.send
     calls: list[Call] = []
 
-    def goes_away(client: Client, call: Call) -> bytes:
+    def goes_away(conversation: Conversation, call: Call) -> bytes:
         calls.append(call)
         if len(calls) == 3:  # the card, two images, two images
             raise ServerUnavailable("gone")
-        return send(client, call)
+        return send(conversation, call)
 
-    monkeypatch.setattr(Client, "send", goes_away)
+    monkeypatch.setattr(Conversation, "send", goes_away)
     code, out, err = run(["classify", *paths, *server], capsys)
     assert (code, err) == (1, "python -m serving_client: gone\n")
     assert [line.split()[0] for line in out.splitlines()[1:]] == [str(path) for path in paths[:2]]
