@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, TypeVar
@@ -84,11 +84,9 @@ class AsyncClient:
         self._transport = AioTransport(
             server,
             model,
-            wait_for_ready=arguments.check_flag("wait_for_ready", wait_for_ready),
-            tls=arguments.check_tls(tls),
-            metadata=arguments.check_metadata(metadata),
-            compression=arguments.check_compression(compression),
-            interceptors=arguments.check_interceptors(interceptors, is_async=True),
+            **arguments.check_connection(
+                wait_for_ready, tls, metadata, compression, interceptors, is_async=True
+            ),
         )
 
     @property
@@ -138,9 +136,7 @@ class AsyncClient:
         To leave early, use `async with contextlib.aclosing(client.stream(...)) as results`: it cancels what
         is in flight.
         """
-        arguments.check_images(images, may_be_async=True)
-        top_k = arguments.check_count("top_k", top_k)
-        arguments.check_via(via)
+        top_k = arguments.check_stream(images, top_k, via, may_be_async=True)
         settings = self._settings(timeout_s, metadata)
         return aio_stream.results(
             images,
@@ -169,7 +165,7 @@ class AsyncClient:
 
     async def send(self, call: Call) -> bytes:
         """Make one call of your own; see `Client.send`."""
-        return await self._until_closed(self._conversation(self._settings(None, ())).send(call))
+        return await self._closing.until_closed(self._conversation(self._settings(None, ())).send(call))
 
     async def close(self) -> None:
         """Close the connection. Calls and streams that wait raise ServingError, and so do later ones."""
@@ -212,21 +208,7 @@ class AsyncClient:
             return await self._converse(self._protocol.classify(batch, top_k, via), settings)
 
     async def _run(self, steps: Steps[_T], settings: tuple[float, Metadata]) -> _T:
-        return await self._until_closed(self._converse(steps, settings))
-
-    async def _until_closed(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Await the work in a task of its own, which `close` cancels."""
-        task = asyncio.create_task(work)
-        try:
-            with self._closing.waking(task.cancel):
-                await asyncio.wait([task])
-        except BaseException:  # the caller is cancelled, or the client is closed already
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            raise
-        if task.cancelled():
-            raise self._closing.error()
-        return task.result()
+        return await self._closing.until_closed(self._converse(steps, settings))
 
     async def _converse(self, steps: Steps[_T], settings: tuple[float, Metadata]) -> _T:
         """Make the conversation's calls one after the other; its computation runs in threads."""

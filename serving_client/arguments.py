@@ -69,20 +69,41 @@ def check_count(name: str, count: object) -> int:
     raise InvalidRequest(f"{name} must be a whole number of at least 1. Received: {_shown(count)}.")
 
 
-def check_flag(name: str, flag: object) -> bool:
-    """Return the argument of this name; raise InvalidRequest unless it is True or False."""
-    if isinstance(flag, bool):
-        return flag
-    raise InvalidRequest(f"{name} must be True or False. Received: {_shown(flag)}.")
+def check_connection(
+    wait_for_ready: object,
+    tls: object,
+    metadata: object,
+    compression: object,
+    interceptors: object,
+    *,
+    is_async: bool,
+) -> dict[str, Any]:
+    """Return them by name, for a transport; raise InvalidRequest unless it takes them."""
+    if not isinstance(wait_for_ready, bool):
+        raise InvalidRequest(f"wait_for_ready must be True or False. Received: {_shown(wait_for_ready)}.")
+    if tls is not None and not isinstance(tls, Tls):
+        raise InvalidRequest(f"tls must be None or Tls(...) with PEM files. Received: {_shown(tls)}.")
+    if compression is not None and not isinstance(compression, grpc.Compression):
+        names = ", ".join(f"grpc.Compression.{one.name}" for one in grpc.Compression)
+        raise InvalidRequest(f"compression must be None or one of {names}. Received: {_shown(compression)}.")
+    return {
+        "wait_for_ready": wait_for_ready,
+        "tls": tls,
+        "metadata": check_metadata(metadata),
+        "compression": compression,
+        "interceptors": _check_interceptors(interceptors, is_async),
+    }
 
 
-def check_via(via: object) -> None:
-    """Raise InvalidRequest unless it is a request type."""
+def check_stream(images: object, top_k: object, via: object, *, may_be_async: bool) -> int:
+    """Return top_k; raise InvalidRequest unless `classify` and `stream` take these arguments."""
     if not isinstance(via, str) or via not in get_args(Via):
         raise InvalidRequest(f"via must be 'images' or 'encoded'. Received: {_shown(via)}.")
+    _check_images(images, may_be_async)
+    return check_count("top_k", top_k)
 
 
-def check_images(images: object, *, may_be_async: bool) -> None:
+def _check_images(images: object, may_be_async: bool) -> None:
     """Raise InvalidRequest unless it is an iterable of images. A single image is a likely mistake."""
     if isinstance(images, AsyncIterable):
         if may_be_async:
@@ -134,23 +155,7 @@ def _check_pair(pair: object) -> tuple[str, str | bytes]:
     return key, value
 
 
-def check_tls(tls: object) -> Tls | None:
-    """Return it; raise InvalidRequest unless it is None or `Tls`."""
-    if tls is None or isinstance(tls, Tls):
-        return tls
-    raise InvalidRequest(f"tls must be None or Tls(...) with PEM files. Received: {_shown(tls)}.")
-
-
-def check_compression(compression: object) -> grpc.Compression | None:
-    """Return it; raise InvalidRequest unless it is None or one of gRPC's algorithms."""
-    if compression is None or isinstance(compression, grpc.Compression):
-        return compression
-    names = ", ".join(f"grpc.Compression.{one.name}" for one in grpc.Compression)
-    raise InvalidRequest(f"compression must be None or one of {names}. Received: {_shown(compression)}.")
-
-
-def check_interceptors(interceptors: object, *, is_async: bool) -> tuple[Any, ...]:
-    """Return them; raise InvalidRequest unless they intercept unary calls of this kind of client."""
+def _check_interceptors(interceptors: object, is_async: bool) -> tuple[Any, ...]:
     if isinstance(interceptors, Iterable):
         interceptors = tuple(interceptors)
         if all(_intercepts(one, is_async) for one in interceptors):

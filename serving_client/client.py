@@ -83,11 +83,9 @@ class Client:
         self._transport = Transport(
             server,
             model,
-            wait_for_ready=arguments.check_flag("wait_for_ready", wait_for_ready),
-            tls=arguments.check_tls(tls),
-            metadata=arguments.check_metadata(metadata),
-            compression=arguments.check_compression(compression),
-            interceptors=arguments.check_interceptors(interceptors, is_async=False),
+            **arguments.check_connection(
+                wait_for_ready, tls, metadata, compression, interceptors, is_async=False
+            ),
         )
 
     @property
@@ -162,9 +160,7 @@ class Client:
           ServingError: a call failed, or the client is closed. The stream ends there.
           Exception: what the iterable raises, after the results of the images before.
         """
-        arguments.check_images(images, may_be_async=False)
-        top_k = arguments.check_count("top_k", top_k)
-        arguments.check_via(via)
+        top_k = arguments.check_stream(images, top_k, via, may_be_async=False)
         settings = self._settings(timeout_s, metadata)
         return stream.results(
             images,
@@ -195,22 +191,16 @@ class Client:
         return self._run(self._protocol.predict(images), self._settings(timeout_s, metadata))
 
     def describe(self, *, timeout_s: float | None = None, metadata: Metadata = ()) -> ModelCard:
-        """Fetch the model card: labels, input, metrics and how the model was trained.
+        """Fetch the model card: labels, input, metrics, training. The arguments are as for `predict`.
 
-        Args:
-          timeout_s: as for `predict`.
-          metadata: as for `classify`.
         Raises:
           ServingError: the call failed, or the client is closed.
         """
         return self._run(self._protocol.describe(), self._settings(timeout_s, metadata))
 
     def status(self, *, timeout_s: float | None = None, metadata: Metadata = ()) -> list[VersionStatus]:
-        """Fetch the state of every version on the server, newest first.
+        """Fetch the state of every version on the server, newest first; arguments as for `predict`.
 
-        Args:
-          timeout_s: as for `predict`.
-          metadata: as for `classify`.
         Raises:
           ServingError: the call failed, or the client is closed.
         """

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 from serving_client.errors import ServingError
+
+_T = TypeVar("_T")
 
 
 class Closing:
@@ -15,7 +19,8 @@ class Closing:
     def __init__(self, server: str, model: str) -> None:
         self._message = f"{server}, model {model!r}: the client is closed. Open a new one."
         self._is_closed = False
-        self._lock = threading.Lock()
+        # The garbage collector may end a stream, and so leave `waking`, in any thread at any time.
+        self._lock = threading.RLock()
         self._waiting: dict[object, Callable[[], object]] = {}
 
     def check(self) -> None:
@@ -47,6 +52,24 @@ class Closing:
         finally:
             with self._lock:
                 self._waiting.pop(key, None)
+
+    async def until_closed(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Await the work in a task of its own, which `close` cancels.
+
+        Raises:
+          ServingError: the client is closed.
+        """
+        task = asyncio.create_task(work)
+        try:
+            with self.waking(task.cancel):
+                await asyncio.wait([task])
+        except BaseException:  # the caller is cancelled, or the client is closed already
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise
+        if task.cancelled():
+            raise self.error()
+        return task.result()
 
     def close(self) -> None:
         """Wake all who wait. Closing twice is fine."""

@@ -55,6 +55,10 @@ class Workers:
                 self._tasks.put(None)
             self._threads = 0
 
+    def __del__(self) -> None:
+        """Stop, if nobody did."""
+        self.stop()
+
 
 def _run(tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> None:
     while (task := tasks.get()) is not None:
