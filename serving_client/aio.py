@@ -59,8 +59,7 @@ class AsyncClient:
         The client belongs to the event loop that makes its first call.
 
         Args:
-          interceptors: gRPC's asyncio client interceptors, the first one outermost. They see every attempt of
-            a call.
+          interceptors: gRPC's asyncio client interceptors, the first one outermost.
           max_in_flight: batches of all tasks together that are decoded or sent at the same time; others wait,
             so memory stays bounded. Waiting does not use up a call's budget. Keep it near the server's
             --grpc_max_threads: a server refuses more calls than it has threads, and retries only absorb

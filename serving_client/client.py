@@ -68,8 +68,9 @@ class Client:
           wait_for_ready: wait for a server that is still starting, within the budget.
           tls: None disables encryption.
           metadata: pairs that every call sends, such as [("authorization", "Bearer TOKEN")].
-          compression: gRPC's compression of requests. Float pixels and JPEG files hardly shrink.
-          interceptors: gRPC's client interceptors, the first one outermost. They see every attempt of a call.
+          compression: gRPC's compression of requests. Gzip makes a photograph's float32 pixels 10 to 30 %
+            smaller; via="encoded" saves far more.
+          interceptors: gRPC's client interceptors, the first one outermost.
         Raises:
           InvalidRequest: an argument is out of range, or a TLS file cannot be read.
         """
