@@ -12,16 +12,17 @@ from tests.serving_client.fake_model_server import FakeModel, build_server
 
 
 class HoldingModel(FakeModel):
-    """Answers like `FakeModel`, but pictures only while it is released.
+    """Answers like `FakeModel`, but holds requests with pictures back until it is released.
 
     Attributes:
       rows: the number of pictures of each request, in the order of arrival.
-      arrived: set when a request with pictures has arrived.
+      arrived: set when a request with pictures has arrived that is held, or would be.
       metadata: what came with the last call.
     """
 
-    def __init__(self, *, is_held: bool = False) -> None:
+    def __init__(self, *, is_held: bool = False, answers_first: int = 0) -> None:
         super().__init__(size_px=4)
+        self._answers_first = answers_first
         self.rows: list[int] = []
         self.arrived = threading.Event()
         self.released = threading.Event()
@@ -34,8 +35,9 @@ class HoldingModel(FakeModel):
         inputs = wire.PredictRequest.FromString(request).inputs
         if "query" not in inputs:
             self.rows.append(inputs["images"].tensor_shape.dim[0].size)
-            self.arrived.set()
-            self.released.wait()
+            if len(self.rows) > self._answers_first:
+                self.arrived.set()
+                self.released.wait()
         return super().predict(request, context)
 
 

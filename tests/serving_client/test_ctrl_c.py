@@ -62,15 +62,19 @@ def test_while_the_server_accepts_and_never_answers(name: str, folder: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "answers_first"),
     [
-        pytest.param(lambda folder: ["classify", folder], id="classify many"),
-        pytest.param(lambda folder: ["classify", folder / "000.png"], id="classify one"),
-        pytest.param(lambda folder: ["bench", "--concurrency", 16], id="bench"),
+        pytest.param(lambda folder: ["classify", folder], 0, id="classify many"),
+        pytest.param(lambda folder: ["classify", folder], 3, id="classify many, some answered"),
+        pytest.param(lambda folder: ["classify", folder / "000.png"], 0, id="classify one"),
+        pytest.param(lambda folder: ["bench", "--concurrency", 16], 0, id="bench, first call"),
+        pytest.param(lambda folder: ["bench", "--concurrency", 16], 5, id="bench, concurrent calls"),
     ],
 )
-def test_while_images_are_in_flight(arguments: Callable[[Path], list[object]], folder: Path) -> None:
-    model = HoldingModel(is_held=True)
+def test_while_images_are_in_flight(
+    arguments: Callable[[Path], list[object]], answers_first: int, folder: Path
+) -> None:
+    model = HoldingModel(is_held=True, answers_first=answers_first)
     with serving(model) as address, command(*arguments(folder), address=address) as process:
         assert model.arrived.wait(60)
         interrupt(process)
