@@ -36,6 +36,7 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
 )
 
 Metadata = Sequence[tuple[str, str | bytes]]
+"""Keys in lower case and their values. A value is printable ASCII, or bytes if its key ends in "-bin"."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy.typing as npt
 
@@ -17,13 +17,13 @@ from serving_client import cards, codec, signatures
 from serving_client.batches import Batch, Result, Via, largest_batch
 from serving_client.calls import Call, ModelCalls, Pause, Steps
 from serving_client.cards import Cards
-from serving_client.codec import Outputs, Prediction, VersionStatus
-from serving_client.errors import ImageError, InvalidRequest, ModelNotFound
+from serving_client.codec import Outputs, VersionStatus
+from serving_client.errors import InvalidRequest, ModelNotFound
 from serving_client.model_card import ModelCard
 from serving_client.preprocessing import ImageInput
 from serving_client.signatures import Signature
 
-__all__ = ["Call", "Pause", "Protocol", "Result", "Steps", "Via", "check_classify", "predictions_or_raise"]
+__all__ = ["Call", "Pause", "Protocol", "Result", "Steps", "Via"]
 
 # If a proxy spreads calls over servers that differ, a request may be refused several times in a row. With two
 # servers, this many refusals have a probability of 1 in 65,536.
@@ -33,26 +33,11 @@ _MAX_MISFITS = 4
 
 
 class Protocol:
-    """Conversations with one model on one server. Threads may share it."""
+    """Conversations with one model. Threads may share it."""
 
-    def __init__(self, server: str, model: str, version: int | None, label: str | None) -> None:
-        """Check the arguments.
-
-        Raises:
-          InvalidRequest: the model's name is empty, version or label is out of range, or both are given.
-        """
-        if not model:
-            raise InvalidRequest("model must name a model on the server. Received: an empty name.")
-        if version is not None and label is not None:
-            raise InvalidRequest(f"Give version or label, not both. Received: {version} and {label!r}.")
-        if label == "" or (version is not None and not 0 <= version < 2**63):
-            raise InvalidRequest(
-                "version must be a whole number from 0 to 2**63 - 1, and label must not be empty. "
-                f"Received: version {version}, label {label!r}."
-            )
-        self.server = server
-        self.model = model
-        self._calls = ModelCalls(model, label if version is None else version)
+    def __init__(self, model: str, requested: int | str | None) -> None:
+        """Take a checked version number or label; None is the newest version."""
+        self._calls = ModelCalls(model, requested)
         self._cards = Cards(self._calls)
 
     def classify(self, images: Sequence[ImageInput], top_k: int, via: Via) -> Steps[list[Result]]:
@@ -148,30 +133,6 @@ class Protocol:
             return (yield from self._cards.fetch(same_server=isinstance(refusal, InvalidRequest)))
         except ModelNotFound:
             return (yield from self._cards.fetch())
-
-
-def check_classify(images: object, top_k: int, via: str) -> None:
-    """Raise InvalidRequest unless `classify` accepts these arguments."""
-    if isinstance(images, (str, bytes)) or not hasattr(images, "__iter__"):
-        raise InvalidRequest(
-            f"images must be a list of images. Received: one {type(images).__name__}. Put it into a list."
-        )
-    if top_k < 1:
-        raise InvalidRequest(f"top_k must be at least 1. Received: {top_k}.")
-    if via not in get_args(Via):
-        raise InvalidRequest(f"via must be 'images' or 'encoded'. Received: {via!r}.")
-
-
-def predictions_or_raise(results: Sequence[Result]) -> list[Prediction]:
-    """Return the predictions.
-
-    Raises:
-      ImageError: the first one among the results.
-    """
-    for result in results:
-        if isinstance(result, ImageError):
-            raise result
-    return [result for result in results if isinstance(result, Prediction)]
 
 
 def _checked(

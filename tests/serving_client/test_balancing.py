@@ -7,6 +7,7 @@ import heapq
 import itertools
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -110,7 +111,7 @@ class World:
                 self._cancel(attempt)
         return Made(sent, self.now - start, delivery.last_server, error)
 
-    def calls(self, number: int, **options: float) -> Counter[str]:
+    def calls(self, number: int, **options: Any) -> Counter[str]:
         """Make calls one after the other; return how many each server answered."""
         made = [self.call(**options) for _ in range(number)]
         assert not [one.error for one in made if one.error]

@@ -102,7 +102,8 @@ class AioCaller:
 
         class Blocking:
             def send(self, call: Call) -> bytes:
-                return caller._run(conversation.send(call))
+                response: bytes = caller._run(conversation.send(call))
+                return response
 
             def pause(self, seconds: float) -> None:
                 caller._run(conversation.pause(seconds))
