@@ -138,13 +138,14 @@ class Balancer:
         """
         with self._lock:
             free = [server for server in self.servers if server not in asked and not server.silent]
-            if not free and not asked:
-                free = self.servers
+            if not free and not asked and self.servers:
+                free = [max(self.servers, key=lambda server: server.heard_at)]
             if preferred in free and preferred.trusted:
                 return preferred
             ranks = [(tries.get(server, 0), not server.trusted) for server in free]
             best = [server for server, rank in zip(free, ranks, strict=True) if rank == min(ranks)]
-            self._turn += 1
+            if not tries:  # a retry is not a turn: with two servers, a failing one would begin every call
+                self._turn += 1
             return best[self._turn % len(best)] if best else None
 
     def choose_probe(self, asked: Collection[Server], now: float) -> Server | None:

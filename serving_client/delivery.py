@@ -18,7 +18,7 @@ _BACKOFF_S = (0.1, 0.3, 0.9, 2.0)
 _JITTER = 0.25
 
 # How long to wait before looking at the servers and the name's resolution again.
-_LOOK_S, _LOOK_EMPTY_S = 1.0, 0.1
+_LOOK_S, _LOOK_EMPTY_S = 0.25, 0.1
 
 
 class Delivery:
@@ -96,7 +96,7 @@ class Delivery:
             self.last_server = attempt.server
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             raise self._deadline_exceeded(details)
-        if retry is Retry.NOWHERE or (retry is Retry.OTHER_SERVERS and self._same_server):
+        if retry is Retry.NOWHERE:
             raise error
         self._last_error = error
         if retry is Retry.OTHER_SERVERS:

@@ -242,6 +242,54 @@ def test_servers_that_are_all_slow_get_few_copies() -> None:
     assert sum(len(one.sent) - 1 for one in made) <= 4
 
 
+def test_silent_servers_get_no_copies() -> None:
+    world = World(a=hangs, b=hangs)
+    assert Counter(world.call().targets) == {"a": 1, "b": 1}
+    assert len(world.call().sent) == 1
+
+
+@pytest.mark.parametrize("turns", [10, 11])
+def test_if_all_servers_are_silent_the_one_that_was_heard_last_is_asked(turns: int) -> None:
+    world = World(a=answers(), b=answers())
+    world.calls(10)
+    world.behaviours["a"] = hangs
+    world.calls(turns)
+    a, b = world.balancer.servers
+    waiting = world.balancer.begin(b, 1_000, 10, world.now)
+    world.wait(1)
+    assert world.balancer.is_silent(waiting, world.now)
+    assert a.silent
+    assert world.call().targets == ["b"]
+
+
+def test_one_late_answer_of_a_server_that_hung_does_not_make_the_next_hung_one_slower() -> None:
+    world = World(a=answers(), b=answers())
+    world.calls(10)
+    world.behaviours["a"] = world.behaviours["b"] = answers(4)
+    world.call()
+    world.behaviours |= {"a": answers(), "b": answers()}
+    world.calls(10)
+    world.behaviours["a"] = hangs
+    assert max(world.call().seconds for _ in range(4)) < 0.3
+
+
+def test_what_a_copy_for_a_new_server_is_answered_fails_no_call() -> None:
+    world = World(a=answers(0.1))
+    world.calls(3)
+    world.behaviours["b"] = fails(grpc.StatusCode.INTERNAL)
+    world.balancer.resolved(["a", "b"], world.now)
+    made = world.call()
+    assert (made.targets, made.error) == (["a", "b"], None)
+
+
+def test_a_slow_server_answers_although_the_only_other_one_is_down() -> None:
+    world = World(a=answers(), b=answers())
+    world.calls(10)
+    world.behaviours = {"a": answers(6), "b": fails(UNAVAILABLE)}
+    made = [world.call() for _ in range(4)]
+    assert not any(one.error for one in made)
+
+
 def test_one_server_gets_no_copies() -> None:
     world = World(a=answers())
     world.calls(10)
@@ -267,7 +315,10 @@ def test_an_overloaded_server_is_tried_again_and_stays_trusted(code: grpc.Status
     assert made.targets == ["a"] * 4
     waits = [after - before for (before, _), (after, _) in itertools.pairwise(made.sent)]
     assert waits == pytest.approx([0.1, 0.3, 0.9], rel=0.3)
-    assert all(server.trusted for server in world.balancer.servers)
+    world = World(a=answers(), b=answers())
+    world.calls(10)
+    world.behaviours["a"] = fails(code, details)
+    assert sum("a" in world.call().targets for _ in range(100)) == 50
 
 
 @pytest.mark.parametrize(
@@ -357,8 +408,17 @@ def test_calls_to_the_same_server() -> None:
     assert made.targets[0] == "b"
     assert made.answered_by not in (None, b)
     assert "b" not in world.call(same_server=True, last_server=b).targets
-    world.balancer.resolved(["a", "c"], world.now)
-    assert not world.call(same_server=True, last_server=b).error
+    world.balancer.resolved(["a", "c", "d"], world.now)
+    made = world.call(same_server=True, last_server=b)
+    assert (len(made.sent), made.error) == (1, None)  # no copy for the new server
+
+
+def test_a_server_that_could_not_be_reached_is_not_the_one_that_answered_last() -> None:
+    world = World(a=answers(), b=answers())
+    world.calls(10)
+    world.behaviours = {"a": fails(UNAVAILABLE), "b": fails(UNAVAILABLE)}
+    first, _ = world.balancer.servers
+    assert {world.call(last_server=first).answered_by for _ in range(2)} == {first}
 
 
 def test_a_call_ends_with_its_budget_and_says_what_was_tried() -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import struct
-import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,37 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from serving_client import Client
+from tests.model_servers import NameServer
 from tests.serving_client import fake_model_server
 
 ROW = np.zeros((1, 96, 96, 3), np.float32)
-_A = 1
-
-
-class NameServer:
-    """Answers every question for an A record with `addresses`."""
-
-    def __init__(self, addresses: list[str]) -> None:
-        self.addresses = addresses
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            query, caller = self._socket.recvfrom(4096)
-            self._socket.sendto(self._answer(query), caller)
-
-    def _answer(self, query: bytes) -> bytes:
-        """Source: RFC 1035, section 4.1."""
-        end = query.index(0, 12) + 5
-        (kind,) = struct.unpack_from(">H", query, end - 4)
-        found = self.addresses if kind == _A else []
-        head = query[:2] + struct.pack(">HHHHH", 0x8580, 1, len(found), 0, 0)
-        records = [
-            struct.pack(">HHHIH", 0xC00C, _A, 1, 1, 4) + socket.inet_aton(address) for address in found
-        ]
-        return head + query[12:end] + b"".join(records)
 
 
 def shares(servers: list[str]) -> dict[str, float]:
