@@ -17,6 +17,8 @@ import grpc
 from benchmarks import figures
 from serving_client import wire
 
+MODEL_ID = "0123456789abcdef"
+
 
 def model_card(image_size_px: int) -> bytes:
     """Return the card of the model that it claims to serve: two classes, Xception's preprocessing."""
@@ -24,6 +26,7 @@ def model_card(image_size_px: int) -> bytes:
         "schema_version": 1,
         "name": "m",
         "version": 1,
+        "model_id": MODEL_ID,
         "labels": ["a", "b"],
         "input": {
             "height_px": image_size_px,
@@ -42,10 +45,7 @@ def respond(request: bytes, card: bytes) -> bytes:
     response = wire.PredictResponse()
     response.model_spec.version.value = 1
     if "query" in asked.inputs:
-        output = response.outputs["card"]
-        output.dtype = wire.DataType.DT_STRING
-        output.tensor_shape.dim.add(size=1)
-        output.string_val.append(card)
+        _set_strings(response.outputs["card"], [card])
     else:
         rows = asked.inputs["images"].tensor_shape.dim[0].size
         output = response.outputs["probabilities"]
@@ -53,7 +53,14 @@ def respond(request: bytes, card: bytes) -> bytes:
         for size in (rows, 2):
             output.tensor_shape.dim.add(size=size)
         output.float_val.extend([0.25, 0.75] * rows)
+        _set_strings(response.outputs["model_id"], [MODEL_ID.encode()] * rows)
     return response.SerializeToString()
+
+
+def _set_strings(output: wire.TensorProto, values: list[bytes]) -> None:
+    output.dtype = wire.DataType.DT_STRING
+    output.tensor_shape.dim.add(size=len(values))
+    output.string_val.extend(values)
 
 
 @contextlib.contextmanager

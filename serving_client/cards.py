@@ -135,6 +135,6 @@ def pause_before_asking_again(tries: int, answer: Answer) -> Steps[None]:
         named = f"model_id {answer.model_id!r}" if answer.model_id else "no model_id"
         raise ServerError(
             f"An answer can be read only with the card that it names. Received: {named} from version "
-            f"{answer.version}. In {tries} tries, no server had that card. Check that the servers behind this "
+            f"{answer.version}. In {tries} tries, no server had that card. Check that all servers behind the "
             "name have the same versions."
         ) from error

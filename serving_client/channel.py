@@ -1,69 +1,41 @@
-"""The gRPC channel to TensorFlow Serving: deadline, retries, load balancing, message limits, TLS."""
+"""The gRPC channels to TensorFlow Serving: message limits, keepalive, TLS, interceptors."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from serving_client import wire
+from serving_client.addresses import Name
 from serving_client.errors import InvalidRequest
 
-# Deadline of each call, retries included.
+# Deadline of each conversation, retries included.
 DEFAULT_TIMEOUT_S = 10.0
 
 # gRPC's own limit for a response is 4 MiB. 16 rows of 1,000 classes need far less, but raw tensors may need
 # more.
 _MAX_RESPONSE_BYTES = 256 * 1024 * 1024
-# gRPC does not retry a request larger than this. Its own default, 256 KiB, is a single image of 150 px.
-_RETRY_BUFFER_BYTES = 256 * 1024 * 1024
-
-_RETRY_POLICY = {
-    # gRPC accepts 5 attempts at most. With these waits they span 4 s; gRPC adds jitter itself. So calls that
-    # find all server threads busy spread out until threads are free again.
-    "maxAttempts": 5,
-    "initialBackoff": "0.1s",
-    "maxBackoff": "3s",
-    "backoffMultiplier": 3,
-    # A pod that stops or starts, and a server whose threads are all busy. Other errors would only repeat.
-    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
-}
-
-_SERVICE_CONFIG = {
-    # Spread calls over all addresses of the name: a headless Service resolves to every pod.
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "methodConfig": [
-        {
-            "name": [
-                {"service": "tensorflow.serving.PredictionService"},
-                {"service": "tensorflow.serving.ModelService"},
-            ],
-            "retryPolicy": _RETRY_POLICY,
-        }
-    ],
-}
-
-METHODS = (wire.PREDICT, wire.GET_MODEL_METADATA, wire.GET_MODEL_STATUS)
-
-# Synchronous and asyncio channels share these options.
+# What the channels of all servers have in common.
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_receive_message_length", _MAX_RESPONSE_BYTES),
     ("grpc.max_send_message_length", -1),
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    ("grpc.enable_retries", 1),
-    ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
+    # `delivery` decides about retries. gRPC repeats only what no server has seen, without a policy.
+    ("grpc.service_config_disable_resolution", 1),
     # Pings detect a server that vanished silently. They are rare because servers close connections that ping
     # more than once in five minutes (grpc.http2.min_recv_ping_interval_without_data_ms).
     ("grpc.keepalive_time_ms", 330_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # When an address fails, resolve the name again after 1 s; gRPC's default is 30 s.
-    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
+    # Connecting takes at most 5 s. A server that restarts at the same address is found within 1 s.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
 )
+
+Metadata = Sequence[tuple[str, str | bytes]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +71,6 @@ class Tls:
             certificate_chain=_read(self.certificate_chain),
         )
 
-    def options(self) -> tuple[tuple[str, Any], ...]:
-        """Return the channel options that TLS adds."""
-        return (("grpc.ssl_target_name_override", self.server_name),) if self.server_name else ()
-
 
 def _read(path: str | os.PathLike[str] | None) -> bytes | None:
     if path is None:
@@ -113,23 +81,44 @@ def _read(path: str | os.PathLike[str] | None) -> bytes | None:
         raise InvalidRequest(f"TLS needs a readable PEM file. Received: {path}: {error.strerror}.") from error
 
 
-def open_channel(server: str, tls: Tls | None) -> grpc.Channel:
-    """Open a channel without connecting yet.
+class Dialer:
+    """Opens a channel to each address of a name, without connecting yet."""
 
-    Args:
-      server: HOST:PORT, or any of gRPC's names, such as dns:///HOST:PORT.
-      tls: None disables encryption.
-    """
-    if tls is None:
-        return grpc.insecure_channel(server, options=_OPTIONS)
-    return grpc.secure_channel(server, tls.credentials(), options=(*_OPTIONS, *tls.options()))
+    def __init__(self, name: Name, tls: Tls | None, compression: grpc.Compression | None) -> None:
+        """Read the files of `tls`.
 
+        Raises:
+          InvalidRequest: a file cannot be read.
+        """
+        self._name = name
+        self._credentials = tls.credentials() if tls else None
+        self._compression = compression
+        self._options = _OPTIONS
+        if name.left_to_grpc:
+            self._options += (("grpc.lb_policy_name", "round_robin"),)
+        else:
+            self._options += (("grpc.enable_http_proxy", 0),)
+        if tls and tls.server_name:
+            self._options += (("grpc.ssl_target_name_override", tls.server_name),)
+        elif name.authority:
+            # A certificate is verified against the authority, not against the address.
+            self._options += (("grpc.default_authority", name.authority),)
 
-def open_aio_channel(server: str, tls: Tls | None) -> grpc.aio.Channel:
-    """Open the same channel in the running event loop."""
-    if tls is None:
-        return grpc.aio.insecure_channel(server, options=_OPTIONS)
-    return grpc.aio.secure_channel(server, tls.credentials(), options=(*_OPTIONS, *tls.options()))
+    def open(self, target: str, interceptors: Sequence[grpc.UnaryUnaryClientInterceptor]) -> grpc.Channel:
+        """Open a channel for threads."""
+        if self._credentials:
+            channel = grpc.secure_channel(target, self._credentials, self._options, self._compression)
+        else:
+            channel = grpc.insecure_channel(target, self._options, self._compression)
+        return grpc.intercept_channel(channel, *interceptors) if interceptors else channel
+
+    def open_aio(self, target: str, interceptors: Sequence[grpc.aio.ClientInterceptor]) -> grpc.aio.Channel:
+        """Open a channel in the running event loop."""
+        if self._credentials:
+            return grpc.aio.secure_channel(
+                target, self._credentials, self._options, self._compression, interceptors
+            )
+        return grpc.aio.insecure_channel(target, self._options, self._compression, interceptors)
 
 
 def check_timeout(timeout_s: float) -> None:

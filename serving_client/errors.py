@@ -34,13 +34,13 @@ class ImageError(ServingError):
 class InvalidRequest(ServingError):
     """The request does not fit the model, or an argument is out of range.
 
-    Raised by the client's own checks and for INVALID_ARGUMENT and FAILED_PRECONDITION. Compare the input with
-    what `describe()` says; repeating the call will not help.
+    Raised by the client's own checks, for INVALID_ARGUMENT and FAILED_PRECONDITION, and for a message that is
+    larger than a limit. Compare the input with what `describe()` says; repeating the call will not help.
     """
 
 
 class ModelNotFound(ServingError):
-    """The server has no such model, or no version of it is ready (NOT_FOUND).
+    """No server has the model, the version or the label, or no version of the model is ready (NOT_FOUND).
 
     Check the model's name with the server's configuration, and its versions with `status()`.
     """
@@ -49,7 +49,7 @@ class ModelNotFound(ServingError):
 class ServerUnavailable(ServingError):
     """No server answers at the address, or it is overloaded (UNAVAILABLE, RESOURCE_EXHAUSTED).
 
-    gRPC has already retried the call. Check the address and the server, or send less at once.
+    The client has already retried the call. Check the address and the server, or send less at once.
     """
 
 
