@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from serving_client import AsyncClient, Client, InvalidRequest
-from tests.serving_client.holding_server import HoldingModel, serving
+from tests.serving_client.holding_server import HoldingModel, serving, silent_server
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)
 
@@ -166,6 +166,20 @@ def test_cancelling_a_classification_leaves_no_task() -> None:
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(ask, is_held=True)
+
+
+def test_cancelling_a_call_leaves_no_task() -> None:
+    async def ask() -> None:
+        with silent_server() as (address, connected):
+            async with AsyncClient(address, model="m", timeout_s=600, wait_for_ready=True) as client:
+                task = asyncio.create_task(client.describe())
+                await asyncio.to_thread(connected)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(ask())
 
 
 def test_a_client_opened_before_its_loop_works_in_it_and_is_refused_in_another() -> None:

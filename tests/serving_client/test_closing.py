@@ -114,6 +114,8 @@ def test_a_closed_client_refuses_calls(call: Callable[[Client], object]) -> None
             call(client)
         with pytest.raises(ServingError, match="closed"):
             next(stream)
+        with pytest.raises(ServingError, match="closed"):
+            client.stream([])
 
 
 async def close_while_tasks_wait(
@@ -181,5 +183,7 @@ def test_a_closed_asynchronous_client_refuses_calls(
                 await call(client)
             with pytest.raises(ServingError, match="closed"):
                 await anext(stream)
+            with pytest.raises(ServingError, match="closed"):
+                client.stream([])
 
     asyncio.run(ask())
