@@ -18,7 +18,7 @@ from serving_client.batches import Batch, Result, Via, largest_batch
 from serving_client.calls import Call, ModelCalls, Pause, Steps
 from serving_client.cards import Cards
 from serving_client.codec import Outputs, VersionStatus
-from serving_client.errors import InvalidRequest, ModelNotFound
+from serving_client.errors import InvalidRequest
 from serving_client.model_card import ModelCard
 from serving_client.preprocessing import ImageInput
 from serving_client.signatures import Signature
@@ -59,13 +59,15 @@ class Protocol:
                 answer = yield from self._calls.predict(
                     batch.signature, batch.named_inputs, same_server=same_server
                 )
-            except (InvalidRequest, ModelNotFound) as refusal:
+            except InvalidRequest:
                 refusals += 1
                 # The bytes of files do not depend on the version, so another one would refuse them too.
-                is_final = via == "encoded" and isinstance(refusal, InvalidRequest)
-                if is_final or refusals == _MAX_REFUSALS:
+                if via == "encoded" or refusals == _MAX_REFUSALS:
                     raise
-                card, same_server = (yield from self._card_after_refusal(refusal, refusals, card)), True
+                # A proxy may take turns: predictions to one server, questions for the card to the other.
+                if refusals == 1 or random.random() < 0.5:
+                    card = yield from self._cards.fetch(same_server=True)
+                same_server = True
                 continue
             card, is_certain = yield from self._cards.card_of(answer, card)
             if is_certain and batch.fits(card.input):
@@ -93,7 +95,7 @@ class Protocol:
                 continue
             try:
                 answer = yield from self._calls.predict("serving_default", named)
-            except (InvalidRequest, ModelNotFound):
+            except InvalidRequest:
                 refusals += 1
                 if refusals == _MAX_REFUSALS:
                     raise
@@ -121,18 +123,6 @@ class Protocol:
         """Return how many images one request holds."""
         card = self._cards.latest or (yield from self._cards.fetch())
         return largest_batch(card, via)
-
-    def _card_after_refusal(
-        self, refusal: InvalidRequest | ModelNotFound, refusals: int, card: ModelCard
-    ) -> Steps[ModelCard]:
-        """Return the card of the server that refused; after a lost version, that of any server."""
-        # A proxy may take turns: the prediction to one server, the question for its card always to the other.
-        if refusals > 1 and random.random() < 0.5:
-            return card
-        try:
-            return (yield from self._cards.fetch(same_server=isinstance(refusal, InvalidRequest)))
-        except ModelNotFound:
-            return (yield from self._cards.fetch())
 
 
 def _checked(
