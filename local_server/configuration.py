@@ -1,4 +1,4 @@
-"""Read tensorflow_model_server's configuration files: models, batching, monitoring, TLS."""
+"""Read tensorflow_model_server's configuration files: models, batching, monitoring, TLS, sessions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TypeVar
 import grpc
 from google.protobuf import text_format
 from google.protobuf.message import Message
+from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from local_server.wire import configuration_pb2
@@ -131,6 +132,36 @@ def read_tls(path: Path) -> grpc.ServerCredentials:
         root_certificates=message.custom_ca.encode() or None,
         require_client_auth=message.client_verify,
     )
+
+
+def session(
+    file: Path | None, threads: int, intra_op_threads: int, inter_op_threads: int, gpu_memory_fraction: float
+) -> config_pb2.ConfigProto:
+    """Return the session configuration of the flags --tensorflow_* and --per_process_gpu_memory_fraction.
+
+    Args:
+      file: with a ConfigProto that the other values change; None for an empty one.
+      threads: for both kinds of parallelism; 0 changes nothing, as in the other values.
+      intra_op_threads: that compute one operation.
+      inter_op_threads: the most operations that run at the same time.
+      gpu_memory_fraction: of each GPU's memory, up to 1.
+    Raises:
+      ConfigurationError: the file cannot be read, or all three numbers of threads are given.
+    Source: BuildAndStart in tensorflow_serving/model_servers/server.cc.
+    """
+    if threads and intra_op_threads and inter_op_threads:
+        raise ConfigurationError(
+            "Give either --tensorflow_session_parallelism, or --tensorflow_intra_op_parallelism and "
+            "--tensorflow_inter_op_parallelism. Received: all three."
+        )
+    if intra_op_threads or inter_op_threads:
+        threads = 0
+    config = _read(file, config_pb2.ConfigProto()) if file else config_pb2.ConfigProto()
+    config.intra_op_parallelism_threads = intra_op_threads or threads or config.intra_op_parallelism_threads
+    config.inter_op_parallelism_threads = inter_op_threads or threads or config.inter_op_parallelism_threads
+    if gpu_memory_fraction:
+        config.gpu_options.per_process_gpu_memory_fraction = gpu_memory_fraction
+    return config
 
 
 def _read(path: Path, message: _Message) -> _Message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from local_server.servable import Servable
 from local_server.statuses import failed_precondition, invalid_argument, not_found
-from local_server.versions import Load, ModelVersions, VersionState
+from local_server.versions import Load, LoadRetries, ModelVersions, VersionState
 
 _log = logging.getLogger(__name__)
 
@@ -19,18 +20,25 @@ _log = logging.getLogger(__name__)
 class Models:
     """The models of a ModelServerConfig.
 
-    Thread-safe, except `configure` and `poll`, which must be called from one thread.
+    Thread-safe, except `configure`, `poll`, `load_due` and `retry_at`, which must be called from one thread.
     """
 
-    def __init__(self, load: Load = Servable, allow_labels_for_unavailable: bool = False) -> None:
+    def __init__(
+        self,
+        load: Load = Servable,
+        allow_labels_for_unavailable: bool = False,
+        retries: LoadRetries | None = None,
+    ) -> None:
         """Start without models.
 
         Args:
           load: loads one version.
           allow_labels_for_unavailable: whether a new label may point at a version that is not loaded yet.
             An existing label may never move to such a version, so its callers always get an answer.
+          retries: for versions that fail to load; None has TensorFlow Serving's defaults.
         """
         self._load = load
+        self._retries = retries
         self._allow_labels_for_unavailable = allow_labels_for_unavailable
         self._lock = threading.Lock()
         self._models: dict[str, ModelVersions] = {}
@@ -54,7 +62,7 @@ class Models:
         for name, model in configured.items():
             versions = self._models.get(name)
             if versions is None or versions.base_path != Path(model.base_path):
-                versions = ModelVersions(name, Path(model.base_path), load=self._load)
+                versions = ModelVersions(name, Path(model.base_path), load=self._load, retries=self._retries)
             versions.policy = model.model_version_policy
             models[name] = versions
         with self._lock:
@@ -67,6 +75,15 @@ class Models:
         """Load new versions and retire old ones, as the disk and the policies say."""
         for model in self._models.values():
             model.poll()
+
+    def load_due(self) -> None:
+        """Load the versions that failed and are due for another try."""
+        for model in self._models.values():
+            model.load_due()
+
+    def retry_at(self) -> float:
+        """Return when `load_due` has something to do, in time.monotonic() seconds; infinity for never."""
+        return min((model.retry_at() for model in self._models.values()), default=math.inf)
 
     def is_ready(self) -> bool:
         """Return whether every model has a loaded version."""

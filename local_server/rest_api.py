@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import select
+import socket
 import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import grpc
 from google.protobuf import json_format
@@ -65,16 +68,69 @@ class RestServer(ThreadingHTTPServer):
         self.metrics = metrics
         self.metrics_path = metrics_path
         self.call_slots = threading.BoundedSemaphore(max_threads)
+        self.is_draining = False
+        self._changed = threading.Condition()
+        self._connections: dict[socket.socket, bool] = {}  # whether a call is running on it
 
     def start(self) -> None:
-        """Answer calls in a background thread until `shutdown`."""
-        threading.Thread(target=self.serve_forever, name="rest", daemon=True).start()
+        """Answer calls in a background thread until `drain` or `shutdown`."""
+        poll_s = 0.1
+        threading.Thread(target=self.serve_forever, args=(poll_s,), name="rest", daemon=True).start()
+
+    def drain(self, grace_s: float) -> None:
+        """Refuse new connections, close the idle ones, and wait up to `grace_s` seconds for running calls."""
+        self.shutdown()
+        while _has_data(self.socket):  # callers that connected before the shutdown
+            self.handle_request()
+        self.server_close()
+        with self._changed:
+            self.is_draining = True
+            for connection, is_running in self._connections.items():
+                if not is_running and not _has_data(connection):
+                    with contextlib.suppress(OSError):  # the caller may have closed it
+                        connection.shutdown(socket.SHUT_RD)  # the thread that waits for a call reads the end
+            self._changed.wait_for(lambda: not self._connections, grace_s)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start the thread of a new connection."""
+        self.set_running(request, False)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection whose last answer has been sent."""
+        super().shutdown_request(request)
+        with self._changed:
+            self._connections.pop(request, None)
+            self._changed.notify_all()
+
+    def set_running(self, connection: socket.socket, is_running: bool) -> None:
+        """Record whether a call is running on a connection."""
+        with self._changed:
+            self._connections[connection] = is_running
+
+
+def _has_data(connection: socket.socket) -> bool:
+    """Return whether a connection, or a caller who wants one, waits to be read."""
+    readable = select.poll()  # select.select refuses descriptors from 1,024
+    readable.register(connection, select.POLLIN)
+    return bool(readable.poll(0))
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: RestServer
     protocol_version = "HTTP/1.1"
     timeout = 60
+
+    def parse_request(self) -> bool:
+        """Begin a call: its first line has arrived."""
+        self.server.set_running(self.connection, True)
+        return super().parse_request()
+
+    def handle_one_request(self) -> None:
+        """Wait for a call and answer it."""
+        super().handle_one_request()
+        self.server.set_running(self.connection, False)
+        self.close_connection |= self.server.is_draining
 
     def do_GET(self) -> None:
         if self.path == self.server.metrics_path:
@@ -118,6 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
+        self.close_connection |= self.server.is_draining
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()

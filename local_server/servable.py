@@ -9,6 +9,7 @@ tensorflow_serving/servables/tensorflow/predict_util.cc and tensorflow/cc/saved_
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -34,11 +35,31 @@ _DEFAULT_SIGNATURE = "serving_default"
 _MAX_TENSOR_BYTES = 2**31
 
 
+@dataclasses.dataclass(frozen=True)
+class LoadOptions:
+    """How versions are loaded. The defaults are TensorFlow Serving's.
+
+    Attributes:
+      tags: of the MetaGraphDef to load.
+      warm_up_iterations: how often each request of the warm-up file is sent; 0 for no warm-up.
+      session: threads and GPU memory; None lets TensorFlow choose.
+    """
+
+    tags: tuple[str, ...] = (tf.saved_model.SERVING,)
+    warm_up_iterations: int = 1
+    session: config_pb2.ConfigProto | None = None
+
+
 class Servable:
     """A loaded version that answers Predict. Thread-safe."""
 
     def __init__(
-        self, name: str, version: int, directory: Path, scheduler: BatchScheduler | None = None
+        self,
+        name: str,
+        version: int,
+        directory: Path,
+        scheduler: BatchScheduler | None = None,
+        options: LoadOptions | None = None,
     ) -> None:
         """Load the SavedModel and replay its warm-up requests.
 
@@ -47,18 +68,19 @@ class Servable:
           version: number of the version.
           directory: of the SavedModel.
           scheduler: batches requests; None runs each request alone.
+          options: None has TensorFlow Serving's defaults.
         Raises:
-          tf.errors.OpError, OSError, ValueError, RuntimeError: the SavedModel is missing or damaged.
+          tf.errors.OpError, OSError, ValueError, RuntimeError: the SavedModel is missing, damaged or
+            incomplete.
           WarmupError: a warm-up request failed, or the file cannot be read.
         """
+        options = options or LoadOptions()
         self.name = name
         self.version = version
         graph = tf.Graph()
-        self._session = tf.compat.v1.Session(graph=graph)
+        self._session = tf.compat.v1.Session(graph=graph, config=options.session)
         with graph.as_default():
-            meta_graph = tf.compat.v1.saved_model.load(
-                self._session, [tf.saved_model.SERVING], str(directory)
-            )
+            meta_graph = tf.compat.v1.saved_model.load(self._session, options.tags, str(directory))
         self.signatures: Mapping[str, meta_graph_pb2.SignatureDef] = dict(meta_graph.signature_def)
         calls = {
             key: self._callable(signature)
@@ -66,7 +88,7 @@ class Servable:
             if signature.method_name == tf.saved_model.PREDICT_METHOD_NAME
         }
         self._calls = {key: scheduler.queue(call) for key, call in calls.items()} if scheduler else calls
-        self.warmup_requests = warmup.replay(directory, self.predict)
+        self.warmup_requests = warmup.replay(directory, self.predict, options.warm_up_iterations)
 
     def _callable(self, signature: meta_graph_pb2.SignatureDef) -> SignatureCall:
         options = config_pb2.CallableOptions(

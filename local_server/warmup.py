@@ -17,26 +17,30 @@ class WarmupError(Exception):
     """The warm-up file cannot be read, or one of its requests failed."""
 
 
-def replay(version: Path, predict: Callable[[predict_pb2.PredictRequest], object]) -> int:
+def replay(
+    version: Path, predict: Callable[[predict_pb2.PredictRequest], object], iterations: int = 1
+) -> int:
     """Send each request of a version's warm-up file; return their number, 0 without a file.
 
     Args:
       version: directory of the version.
       predict: answers one request.
+      iterations: how often each request is sent; 0 does not even read the file.
     Raises:
       WarmupError: a request failed, or the file cannot be read. The version must not be served then, as in
         TensorFlow Serving.
     """
     file = version / _FILE
     count = 0
-    if file.exists():
+    if iterations and file.exists():
         for count, record in enumerate(_records(file), start=1):
             if count > _MAX_RECORDS:
                 raise WarmupError(f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {file}")
             if record.WhichOneof("log_type") != "predict_log":
                 raise WarmupError(f"{file}: record {count} must be a predict_log")
             try:
-                predict(record.predict_log.request)
+                for _ in range(iterations):
+                    predict(record.predict_log.request)
             except Exception as error:
                 raise WarmupError(f"{file}: record {count}: {error}") from error
     return count

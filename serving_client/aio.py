@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, TypeVar
 
+import grpc
 import numpy.typing as npt
 
-from serving_client import protocol
-from serving_client.aio_transport import AioTransport
-from serving_client.channel import DEFAULT_TIMEOUT_S, Tls, check_timeout
-from serving_client.client import STREAM_BATCHES
+from serving_client import aio_stream, arguments
+from serving_client.aio_transport import AioConversation, AioTransport
+from serving_client.channel import DEFAULT_TIMEOUT_S, Metadata, Tls
+from serving_client.closing import Closing
 from serving_client.codec import Outputs, Prediction, VersionStatus
-from serving_client.errors import ServingError
+from serving_client.errors import ImageError, InvalidRequest, ServingError
 from serving_client.model_card import ModelCard
 from serving_client.preprocessing import ImageInput
 from serving_client.protocol import Call, Pause, Protocol, Result, Steps, Via
+from serving_client.workers import Workers
 
 DEFAULT_MAX_IN_FLIGHT = 32
 
@@ -47,13 +47,19 @@ class AsyncClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         wait_for_ready: bool = False,
         tls: Tls | None = None,
+        metadata: Metadata = (),
+        compression: grpc.Compression | None = None,
+        interceptors: Sequence[grpc.aio.UnaryUnaryClientInterceptor] = (),
         max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
     ) -> None:
-        """Open a channel in the running event loop. The first call connects.
+        """Open the client, inside an event loop or before there is one. The first call connects.
+
+        The client belongs to the event loop that makes its first call.
 
         Args:
+          interceptors: gRPC's asyncio client interceptors, the first one outermost.
           max_in_flight: batches of all tasks together that are decoded or sent at the same time; others wait,
-            so memory stays bounded. Waiting does not use up a call's deadline. Keep it near the server's
+            so memory stays bounded. Waiting does not use up a call's budget. Keep it near the server's
             --grpc_max_threads: a server refuses more calls than it has threads, and retries only absorb
             bursts.
 
@@ -62,57 +68,105 @@ class AsyncClient:
         Raises:
           InvalidRequest: an argument is out of range, or a TLS file cannot be read.
         """
-        check_timeout(timeout_s)
-        self._protocol = Protocol(server, model, version, label)
-        self._timeout_s = timeout_s
-        self._in_flight = asyncio.Semaphore(max_in_flight)
-        self._pool = ThreadPoolExecutor(os.cpu_count(), "classify")
-        self._transport = AioTransport(server, model, wait_for_ready=wait_for_ready, tls=tls)
+        self._server = arguments.check_server(server)
+        self._model = arguments.check_model(model)
+        self._protocol = Protocol(model, arguments.check_version(version, label))
+        self._timeout_s = arguments.check_timeout(timeout_s)
+        self._in_flight = asyncio.Semaphore(arguments.check_count("max_in_flight", max_in_flight))
+        self._closing = Closing(server, model)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._workers = Workers(os.cpu_count() or 1, "classify")
+        self._transport = AioTransport(
+            server,
+            model,
+            **arguments.check_connection(
+                wait_for_ready, tls, metadata, compression, interceptors, is_async=True
+            ),
+        )
 
     @property
     def server(self) -> str:
         """The server's address as given."""
-        return self._protocol.server
+        return self._server
 
     @property
     def model(self) -> str:
         """The model's name."""
-        return self._protocol.model
+        return self._model
 
     async def classify(
-        self, images: Iterable[ImageInput], *, top_k: int = 3, via: Via = "images"
+        self,
+        images: Iterable[ImageInput] | AsyncIterable[ImageInput],
+        *,
+        top_k: int = 3,
+        via: Via = "images",
+        timeout_s: float | None = None,
+        metadata: Metadata = (),
     ) -> list[Prediction]:
         """Classify images of any size; see `Client.classify`."""
-        results = [result async for result in self.stream(images, top_k=top_k, via=via)]
-        return protocol.predictions_or_raise(results)
+        stream = self.stream(images, top_k=top_k, via=via, timeout_s=timeout_s, metadata=metadata)
+        predictions = []
+        async with aclosing(stream) as results:
+            async for result in results:
+                if isinstance(result, ImageError):
+                    raise result
+                predictions.append(result)
+        return predictions
 
     def stream(
-        self, images: Iterable[ImageInput], *, top_k: int = 3, via: Via = "images"
-    ) -> AsyncIterator[Result]:
-        """Classify any number of images in bounded memory; see `Client.stream`."""
-        protocol.check_classify(images, top_k, via)
-        return self._stream(iter(images), top_k, via)
+        self,
+        images: Iterable[ImageInput] | AsyncIterable[ImageInput],
+        *,
+        top_k: int = 3,
+        via: Via = "images",
+        timeout_s: float | None = None,
+        metadata: Metadata = (),
+    ) -> AsyncGenerator[Result, None]:
+        """Classify any number of images in bounded memory; see `Client.stream`.
 
-    async def predict(self, inputs: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]) -> Outputs:
-        """Send a preprocessed tensor; see `Client.predict`."""
-        return await self._run(self._protocol.predict(inputs))
+        Args:
+          images: an asynchronous iterable, which a task of its own reads, or an iterable as for
+            `Client.stream`.
 
-    async def describe(self) -> ModelCard:
+        To leave early, use `async with contextlib.aclosing(client.stream(...)) as results`: it cancels what
+        is in flight.
+        """
+        top_k = arguments.check_stream(images, top_k, via, may_be_async=True)
+        settings = self._settings(timeout_s, metadata)
+        return aio_stream.results(
+            images,
+            lambda: self._run(self._protocol.batch_size(via), settings),
+            lambda batch: self._classify_in_turn(batch, top_k, via, settings),
+            self._closing,
+        )
+
+    async def predict(
+        self,
+        inputs: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]],
+        *,
+        timeout_s: float | None = None,
+        metadata: Metadata = (),
+    ) -> Outputs:
+        """Send prepared tensors; see `Client.predict`."""
+        return await self._run(self._protocol.predict(inputs), self._settings(timeout_s, metadata))
+
+    async def describe(self, *, timeout_s: float | None = None, metadata: Metadata = ()) -> ModelCard:
         """Fetch the model card; see `Client.describe`."""
-        return await self._run(self._protocol.describe())
+        return await self._run(self._protocol.describe(), self._settings(timeout_s, metadata))
 
-    async def status(self) -> list[VersionStatus]:
+    async def status(self, *, timeout_s: float | None = None, metadata: Metadata = ()) -> list[VersionStatus]:
         """Fetch the state of every version; see `Client.status`."""
-        return await self._run(self._protocol.status())
+        return await self._run(self._protocol.status(), self._settings(timeout_s, metadata))
 
     async def send(self, call: Call) -> bytes:
-        """Make one call of `serving_client.protocol`; see `Client.send`."""
-        return await self._transport.conversation(self._timeout_s).send(call)
+        """Make one call of your own; see `Client.send`."""
+        return await self._closing.until_closed(self._conversation(self._settings(None, ())).send(call))
 
     async def close(self) -> None:
-        """Close the channel. Calls in flight end with an error."""
+        """Close the connection. Calls and streams that wait raise ServingError, and so do later ones."""
+        self._closing.close()
+        self._workers.stop()
         await self._transport.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -125,36 +179,35 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _stream(self, images: Iterator[ImageInput], top_k: int, via: Via) -> AsyncIterator[Result]:
-        first = list(islice(images, 1))
-        if not first:
-            return  # without images there is nothing to ask the server
-        size = await self._run(self._protocol.batch_size(via))
-        images = chain(first, images)
-        pending: deque[asyncio.Task[list[Result]]] = deque()
-        try:
-            while batch := list(islice(images, size)):
-                steps = self._protocol.classify(batch, top_k, via)
-                pending.append(asyncio.create_task(self._run_in_flight(steps)))
-                if len(pending) == STREAM_BATCHES:
-                    for result in await pending.popleft():
-                        yield result
-            while pending:
-                for result in await pending.popleft():
-                    yield result
-        finally:
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+    def _settings(self, timeout_s: float | None, metadata: Metadata) -> tuple[float, Metadata]:
+        """Return the checked time budget and metadata of a call."""
+        self._closing.check()
+        budget_s = self._timeout_s if timeout_s is None else arguments.check_timeout(timeout_s)
+        return budget_s, arguments.check_metadata(metadata)
 
-    async def _run_in_flight(self, steps: Steps[_T]) -> _T:
-        """Run a conversation once fewer than max_in_flight others are running."""
+    def _conversation(self, settings: tuple[float, Metadata]) -> AioConversation:
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise InvalidRequest(
+                f"{self.server}, model {self.model!r}: an AsyncClient belongs to the event loop of its first "
+                "call. Received: a call from another loop. Open a client in each loop, or use Client."
+            )
+        return self._transport.conversation(*settings)
+
+    async def _classify_in_turn(
+        self, batch: list[ImageInput], top_k: int, via: Via, settings: tuple[float, Metadata]
+    ) -> list[Result]:
+        """Classify one batch once fewer than max_in_flight others are in work."""
         async with self._in_flight:
-            return await self._run(steps)
+            return await self._converse(self._protocol.classify(batch, top_k, via), settings)
 
-    async def _run(self, steps: Steps[_T]) -> _T:
+    async def _run(self, steps: Steps[_T], settings: tuple[float, Metadata]) -> _T:
+        return await self._closing.until_closed(self._converse(steps, settings))
+
+    async def _converse(self, steps: Steps[_T], settings: tuple[float, Metadata]) -> _T:
         """Make the conversation's calls one after the other; its computation runs in threads."""
-        conversation = self._transport.conversation(self._timeout_s)
+        conversation = self._conversation(settings)
         step = await self._resume_in_thread(steps, None)
         while isinstance(step, (Call, Pause)):
             response: bytes | ServingError = b""
@@ -171,7 +224,7 @@ class AsyncClient:
     async def _resume_in_thread(
         self, steps: Steps[_T], response: bytes | ServingError | None
     ) -> Call | Pause | _T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, _resume, steps, response)
+        return await asyncio.wrap_future(self._workers.submit(_resume, steps, response))
 
 
 def _resume(steps: Steps[_T], response: bytes | ServingError | None) -> Call | Pause | _T:

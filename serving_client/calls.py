@@ -14,7 +14,13 @@ import numpy.typing as npt
 
 from serving_client import codec, signatures, wire
 from serving_client.codec import VersionStatus
+from serving_client.errors import DeadlineExceeded, ModelNotFound
 from serving_client.signatures import Signature
+
+# Half of two servers behind a proxy may have a version. Calls that are spread at random miss it so many times
+# in a row with a probability of 1 in 65,536.
+_MAX_TRIES = 16
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.04
 
 _T = TypeVar("_T")
 
@@ -86,7 +92,8 @@ class ModelCalls:
         """
         asked = self.requested if version is None else version
         request = codec.encode_predict_request(self.model, signature, inputs, asked)
-        response = codec.decode_predict_response((yield Call(wire.PREDICT, request, same_server)))
+        call = Call(wire.PREDICT, request, same_server)
+        response = codec.decode_predict_response((yield from _ask_until_found(call)))
         outputs = codec.decode_outputs(response)
         spec = response.model_spec
         answered = spec.version.value if spec.HasField("version") else None
@@ -103,3 +110,21 @@ class ModelCalls:
         request = codec.encode_status_request(self.model, self.requested)
         response = yield Call(wire.GET_MODEL_STATUS, request)
         return codec.decode_status_response(response)
+
+
+def _ask_until_found(call: Call) -> Steps[bytes]:
+    """Make a call; if the model, version or label is not there, ask again for about half a second.
+
+    Behind a proxy, the next server may have it. A server may also be about to load it.
+    """
+    for tries in range(_MAX_TRIES):
+        try:
+            return (yield call)
+        except ModelNotFound as error:
+            not_found = error
+        try:
+            yield Pause(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**tries))
+        except DeadlineExceeded:
+            break
+        call = dataclasses.replace(call, same_server=False)
+    raise not_found

@@ -36,6 +36,7 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
 )
 
 Metadata = Sequence[tuple[str, str | bytes]]
+"""Keys in lower case and their values. A value is printable ASCII, or bytes if its key ends in "-bin"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,22 +107,21 @@ class Dialer:
 
     def open(self, target: str, interceptors: Sequence[grpc.UnaryUnaryClientInterceptor]) -> grpc.Channel:
         """Open a channel for threads."""
+        settings = {"options": self._options, "compression": self._compression}
         if self._credentials:
-            channel = grpc.secure_channel(target, self._credentials, self._options, self._compression)
+            channel = grpc.secure_channel(target, self._credentials, **settings)
         else:
-            channel = grpc.insecure_channel(target, self._options, self._compression)
+            channel = grpc.insecure_channel(target, **settings)
         return grpc.intercept_channel(channel, *interceptors) if interceptors else channel
 
     def open_aio(self, target: str, interceptors: Sequence[grpc.aio.ClientInterceptor]) -> grpc.aio.Channel:
         """Open a channel in the running event loop."""
+        # By name: OpenTelemetry wraps these functions and adds its own interceptors by name.
+        settings = {
+            "options": self._options,
+            "compression": self._compression,
+            "interceptors": list(interceptors),
+        }
         if self._credentials:
-            return grpc.aio.secure_channel(
-                target, self._credentials, self._options, self._compression, interceptors
-            )
-        return grpc.aio.insecure_channel(target, self._options, self._compression, interceptors)
-
-
-def check_timeout(timeout_s: float) -> None:
-    """Raise InvalidRequest unless the deadline is positive."""
-    if not timeout_s > 0:
-        raise InvalidRequest(f"timeout_s must be positive. Received: {timeout_s}.")
+            return grpc.aio.secure_channel(target, self._credentials, **settings)
+        return grpc.aio.insecure_channel(target, **settings)

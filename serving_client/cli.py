@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from serving_client import commands
+from serving_client import commands, output
 from serving_client.errors import ServingError
-from serving_client.flags import add_server_flags
+from serving_client.flags import Parser, UsageError, add_server_flags, count
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,16 +18,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       0 for success, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C, 141 if the reader of stdout has
       gone.
+    Raises:
+      SystemExit: the arguments cannot be parsed (2), or ask for help (0).
     """
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
+    output.accept_any_text()
+    arguments = build_parser().parse_args(argv)
     try:
-        code = int(arguments.run(arguments))
+        try:
+            code = int(arguments.run(arguments))
+        except ServingError as error:
+            output.print_error(str(error))
+            code = 2 if isinstance(error, UsageError) else 1
+        except KeyboardInterrupt:
+            code = 130
         sys.stdout.flush()
         return code
-    except ServingError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
     except BrokenPipeError:  # `... | head` closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -35,10 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser for all commands."""
-    parser = argparse.ArgumentParser(
-        prog="python -m serving_client",
+    parser = Parser(
+        prog=output.PROGRAM,
         description="Call an image classifier on TensorFlow Serving.",
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -56,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_classify(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_classify(subparsers: argparse._SubParsersAction[Parser]) -> None:
     classify = subparsers.add_parser("classify", help="print the labels of images")
     add_server_flags(classify)
     classify.add_argument(
@@ -65,7 +70,7 @@ def _add_classify(subparsers: argparse._SubParsersAction[argparse.ArgumentParser
         metavar="IMAGE",
         help="JPEG, PNG, BMP or GIF files, folders, or patterns; - reads an image from standard input",
     )
-    classify.add_argument("--top", type=_at_least_1, default=1, help="labels per image (default: 1)")
+    classify.add_argument("--top", type=count, default=1, metavar="N", help="labels per image (default: 1)")
     classify.add_argument(
         "--via",
         choices=("images", "encoded"),
@@ -78,22 +83,25 @@ def _add_classify(subparsers: argparse._SubParsersAction[argparse.ArgumentParser
     classify.set_defaults(run=commands.classify)
 
 
-def _add_bench(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_bench(subparsers: argparse._SubParsersAction[Parser]) -> None:
     bench = subparsers.add_parser(
         "bench", help="measure the server's throughput and latency for both request types"
     )
     add_server_flags(bench)
     bench.add_argument("image", nargs="?", metavar="IMAGE", help="file to send (default: noise)")
-    bench.add_argument(
-        "--requests", type=_at_least_1, default=200, help="calls per request type (default: 200)"
-    )
-    bench.add_argument("--concurrency", type=_at_least_1, default=8, help="concurrent calls (default: 8)")
-    bench.add_argument("--batch", type=_at_least_1, default=1, help="images per call (default: 1)")
+    for flag, default, text in (
+        ("--requests", 200, "calls per request type"),
+        ("--concurrency", 8, "concurrent calls"),
+        ("--batch", 1, "images per call"),
+    ):
+        bench.add_argument(
+            flag, type=count, default=default, metavar="N", help=f"{text} (default: {default})"
+        )
     bench.add_argument("--json", action="store_true", help="print one JSON object per request type and line")
     bench.set_defaults(run=commands.bench)
 
 
-def _add_gateway(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_gateway(subparsers: argparse._SubParsersAction[Parser]) -> None:
     gateway = subparsers.add_parser("gateway", help="serve an HTTP API and a web page (extra `gateway`)")
     add_server_flags(gateway)
     http = gateway.add_argument_group("HTTP")
@@ -108,12 +116,6 @@ def _add_gateway(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         ("--max-waiting", 20_000, "further requests that may wait; the gateway refuses more with 503"),
     ):
         limits.add_argument(
-            flag, type=_at_least_1, default=default, metavar="N", help=f"{text} (default: {default})"
+            flag, type=count, default=default, metavar="N", help=f"{text} (default: {default})"
         )
     gateway.set_defaults(run=commands.gateway)
-
-
-def _at_least_1(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1. Received: {text!r}")
-    return int(text)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import sys
 
 from serving_client import image_files, output, throughput
-from serving_client.client import Client
 from serving_client.errors import ImageError, InvalidRequest
-from serving_client.flags import client_options
+from serving_client.flags import open_client
 
 
 def classify(arguments: argparse.Namespace) -> int:
@@ -20,7 +17,7 @@ def classify(arguments: argparse.Namespace) -> int:
         output.json_writer if arguments.json else output.csv_writer if arguments.csv else output.table_writer
     )
     invalid = 0
-    with Client(**client_options(arguments)) as client:
+    with open_client(arguments) as client:
         write = open_writer(files.names, client.describe().labels)
         progress = output.ProgressBar(len(files))
         try:
@@ -30,7 +27,7 @@ def classify(arguments: argparse.Namespace) -> int:
                 if isinstance(result, ImageError):
                     invalid += 1
                     progress.clear()
-                    print(f"python -m serving_client: {result}", file=sys.stderr)
+                    output.print_error(str(result))
                 else:
                     write(name, result)
         finally:
@@ -40,10 +37,10 @@ def classify(arguments: argparse.Namespace) -> int:
 
 def describe(arguments: argparse.Namespace) -> int:
     """Print the model card."""
-    with Client(**client_options(arguments)) as client:
+    with open_client(arguments) as client:
         card = client.describe()
     if arguments.json:
-        print(json.dumps({**card.raw, "version": card.version}, indent=2, ensure_ascii=False))
+        output.print_json({**card.raw, "version": card.version}, indent=2)
     else:
         print(output.format_card(card))
     return 0
@@ -51,11 +48,11 @@ def describe(arguments: argparse.Namespace) -> int:
 
 def status(arguments: argparse.Namespace) -> int:
     """Print the state of each version; 1 if none is available."""
-    with Client(**client_options(arguments)) as client:
+    with open_client(arguments) as client:
         statuses = client.status()
     if arguments.json:
         for one in statuses:
-            print(json.dumps(dataclasses.asdict(one), ensure_ascii=False))
+            output.print_json(dataclasses.asdict(one))
     else:
         print(output.format_statuses(statuses))
     return 0 if any(one.state == "AVAILABLE" for one in statuses) else 1
@@ -63,7 +60,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 def bench(arguments: argparse.Namespace) -> int:
     """Print the server's throughput and latency; 1 if a call failed."""
-    with Client(**client_options(arguments)) as client:
+    with open_client(arguments) as client:
         measured = throughput.measure(
             client,
             arguments.image,
@@ -73,15 +70,12 @@ def bench(arguments: argparse.Namespace) -> int:
         )
     if arguments.json:
         for one in measured:
-            print(json.dumps(dataclasses.asdict(one)))
+            output.print_json(dataclasses.asdict(one))
     else:
         print(output.align(throughput.table_rows(measured)))
     for one in measured:
         if one.failed:
-            print(
-                f"python -m serving_client: {one.failed} calls failed. The first: {one.first_failure}",
-                file=sys.stderr,
-            )
+            output.print_error(f"{one.failed} calls failed. The first: {one.first_failure}")
     return 1 if any(one.failed for one in measured) else 0
 
 

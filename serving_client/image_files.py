@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import glob
 import os
-import sys
 from collections.abc import Iterator, Sequence
 
 from serving_client.errors import ImageError
@@ -28,7 +27,22 @@ class ImageFiles:
         return len(self.names)
 
     def __iter__(self) -> Iterator[str | bytes]:
-        return (sys.stdin.buffer.read() if name == STDIN else name for name in self.names)
+        return (_read_stdin() if name == STDIN else name for name in self.names)
+
+
+def _read_stdin() -> bytes:
+    """Read standard input to its end.
+
+    Without Python's buffer: its lock would keep the program from ending while another thread waits for input.
+
+    Raises:
+      ImageError: it is closed or cannot be read.
+    """
+    try:
+        with open(0, "rb", buffering=0, closefd=False) as stdin:
+            return stdin.read()
+    except OSError as error:
+        raise ImageError(f"{STDIN}: standard input cannot be read: {error.strerror}.") from error
 
 
 def find(arguments: Sequence[str]) -> ImageFiles:

@@ -1,8 +1,10 @@
-"""Print results as tables, JSON or CSV, and progress on a terminal."""
+"""Print results as tables, JSON or CSV, and errors and progress on stderr."""
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
 import sys
 import time
@@ -12,8 +14,59 @@ from typing import Any
 from serving_client.codec import Prediction, VersionStatus
 from serving_client.model_card import ModelCard
 
+PROGRAM = "python -m serving_client"
+
 Writer = Callable[[str, Prediction], None]
 """Prints one image's name and prediction."""
+
+# Line feeds and the like would break rows, and escape sequences would reach the terminal.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+
+
+def accept_any_text() -> None:
+    """Let stdout and stderr print every name and label, in any locale.
+
+    Python holds the bytes of a file name that are not text as lone surrogates. They are printed as the bytes
+    that they stand for. A character that the stream's encoding lacks is printed as an escape: \\u732b.
+    """
+    codecs.register_error("serving_client", _bytes_or_escape)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="serving_client")
+
+
+def _bytes_or_escape(error: UnicodeError) -> tuple[bytes | str, int]:
+    """Encode the first character that the codec cannot encode: a handler for `codecs.register_error`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character = error.object[error.start]
+    if 0xDC80 <= ord(character) <= 0xDCFF:
+        return bytes([ord(character) - 0xDC00]), error.start + 1
+    return character.encode("ascii", "backslashreplace").decode(), error.start + 1
+
+
+def one_line(text: str) -> str:
+    """Replace control characters by their escapes."""
+    return text.translate(_CONTROLS)
+
+
+def print_error(message: str) -> None:
+    """Print one line on stderr."""
+    print(f"{PROGRAM}: {one_line(message)}", file=sys.stderr)
+
+
+def print_json(value: Any, indent: int | None = None) -> None:
+    """Print a value as JSON, with escapes in place of text that stdout cannot encode as it is.
+
+    A file name that is not UTF-8 has escapes such as \\udcff; `os.fsencode` of the parsed name returns its
+    bytes.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=indent)
+    print(text)
 
 
 def json_writer(names: Sequence[str], labels: Sequence[str]) -> Writer:
@@ -22,7 +75,7 @@ def json_writer(names: Sequence[str], labels: Sequence[str]) -> Writer:
     def write(name: str, prediction: Prediction) -> None:
         scores = [{"label": score.label, "probability": score.probability} for score in prediction.scores]
         answer = {"file": name, "version": prediction.version, "scores": scores}
-        print(json.dumps(answer, ensure_ascii=False))
+        print_json(answer)
 
     return write
 
@@ -41,8 +94,8 @@ def csv_writer(names: Sequence[str], labels: Sequence[str]) -> Writer:
 
 def table_writer(names: Sequence[str], labels: Sequence[str]) -> Writer:
     """Return a writer of aligned columns. All names and labels are known, so each row prints at once."""
-    file_width = max(len(name) for name in (*names, "file"))
-    label_width = max(len(label) for label in (*labels, "label"))
+    file_width = max(len(one_line(name)) for name in (*names, "file"))
+    label_width = max(len(one_line(label)) for label in (*labels, "label"))
     needs_header = True
 
     def write(name: str, prediction: Prediction) -> None:
@@ -50,8 +103,10 @@ def table_writer(names: Sequence[str], labels: Sequence[str]) -> Writer:
         if needs_header:
             print(f"{'file':{file_width}}  {'label':{label_width}}  probability")
             needs_header = False
+        name = one_line(name)
         for score in prediction.scores:
-            print(f"{name:{file_width}}  {score.label:{label_width}}  {score.probability:11.4f}")
+            label = one_line(score.label)
+            print(f"{name:{file_width}}  {label:{label_width}}  {score.probability:11.4f}")
             name = ""
 
     return write
@@ -78,13 +133,16 @@ def format_card(card: ModelCard) -> str:
     spec = card.input
     facts = {
         "model": f"{card.name}, version {card.version}",
+        # Cards of older trainers have none.
+        "identity": getattr(card, "model_id", "")
+        or "none: a client cannot tell this version from another one under its number. Export it again.",
         "labels": f"{len(card.labels)}: {', '.join(card.labels)}",
         "input": f"RGB, {spec.width_px} px wide, {spec.height_px} px high",
         "preprocessing": f"{spec.resize_filter} resize, then preprocess_input in mode {spec.mode}",
         **_training_facts(card.raw),
     }
     width = max(map(len, facts))
-    return "\n".join(f"{name:{width}}  {fact}" for name, fact in facts.items())
+    return "\n".join(f"{name:{width}}  {one_line(fact)}" for name, fact in facts.items())
 
 
 def _training_facts(raw: Mapping[str, Any]) -> dict[str, str]:
@@ -103,7 +161,10 @@ def _training_facts(raw: Mapping[str, Any]) -> dict[str, str]:
 
 def format_statuses(statuses: Sequence[VersionStatus]) -> str:
     """Return a table of versions and their states."""
-    rows = [("version", "state", "error"), *((str(one.version), one.state, one.error) for one in statuses)]
+    rows = [
+        ("version", "state", "error"),
+        *((str(one.version), one.state, one_line(one.error)) for one in statuses),
+    ]
     return align(rows)
 
 

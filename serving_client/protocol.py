@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy.typing as npt
 
@@ -17,13 +17,13 @@ from serving_client import cards, codec, signatures
 from serving_client.batches import Batch, Result, Via, largest_batch
 from serving_client.calls import Call, ModelCalls, Pause, Steps
 from serving_client.cards import Cards
-from serving_client.codec import Outputs, Prediction, VersionStatus
-from serving_client.errors import ImageError, InvalidRequest, ModelNotFound
+from serving_client.codec import Outputs, VersionStatus
+from serving_client.errors import InvalidRequest
 from serving_client.model_card import ModelCard
 from serving_client.preprocessing import ImageInput
 from serving_client.signatures import Signature
 
-__all__ = ["Call", "Pause", "Protocol", "Result", "Steps", "Via", "check_classify", "predictions_or_raise"]
+__all__ = ["Call", "Pause", "Protocol", "Result", "Steps", "Via"]
 
 # If a proxy spreads calls over servers that differ, a request may be refused several times in a row. With two
 # servers, this many refusals have a probability of 1 in 65,536.
@@ -33,26 +33,11 @@ _MAX_MISFITS = 4
 
 
 class Protocol:
-    """Conversations with one model on one server. Threads may share it."""
+    """Conversations with one model. Threads may share it."""
 
-    def __init__(self, server: str, model: str, version: int | None, label: str | None) -> None:
-        """Check the arguments.
-
-        Raises:
-          InvalidRequest: the model's name is empty, version or label is out of range, or both are given.
-        """
-        if not model:
-            raise InvalidRequest("model must name a model on the server. Received: an empty name.")
-        if version is not None and label is not None:
-            raise InvalidRequest(f"Give version or label, not both. Received: {version} and {label!r}.")
-        if label == "" or (version is not None and not 0 <= version < 2**63):
-            raise InvalidRequest(
-                "version must be a whole number from 0 to 2**63 - 1, and label must not be empty. "
-                f"Received: version {version}, label {label!r}."
-            )
-        self.server = server
-        self.model = model
-        self._calls = ModelCalls(model, label if version is None else version)
+    def __init__(self, model: str, requested: int | str | None) -> None:
+        """Take a checked version number or label; None is the newest version."""
+        self._calls = ModelCalls(model, requested)
         self._cards = Cards(self._calls)
 
     def classify(self, images: Sequence[ImageInput], top_k: int, via: Via) -> Steps[list[Result]]:
@@ -74,13 +59,15 @@ class Protocol:
                 answer = yield from self._calls.predict(
                     batch.signature, batch.named_inputs, same_server=same_server
                 )
-            except (InvalidRequest, ModelNotFound) as refusal:
+            except InvalidRequest:
                 refusals += 1
                 # The bytes of files do not depend on the version, so another one would refuse them too.
-                is_final = via == "encoded" and isinstance(refusal, InvalidRequest)
-                if is_final or refusals == _MAX_REFUSALS:
+                if via == "encoded" or refusals == _MAX_REFUSALS:
                     raise
-                card, same_server = (yield from self._card_after_refusal(refusal, refusals, card)), True
+                # A proxy may take turns: predictions to one server, questions for the card to the other.
+                if refusals == 1 or random.random() < 0.5:
+                    card = yield from self._cards.fetch(same_server=True)
+                same_server = True
                 continue
             card, is_certain = yield from self._cards.card_of(answer, card)
             if is_certain and batch.fits(card.input):
@@ -108,7 +95,7 @@ class Protocol:
                 continue
             try:
                 answer = yield from self._calls.predict("serving_default", named)
-            except (InvalidRequest, ModelNotFound):
+            except InvalidRequest:
                 refusals += 1
                 if refusals == _MAX_REFUSALS:
                     raise
@@ -136,42 +123,6 @@ class Protocol:
         """Return how many images one request holds."""
         card = self._cards.latest or (yield from self._cards.fetch())
         return largest_batch(card, via)
-
-    def _card_after_refusal(
-        self, refusal: InvalidRequest | ModelNotFound, refusals: int, card: ModelCard
-    ) -> Steps[ModelCard]:
-        """Return the card of the server that refused; after a lost version, that of any server."""
-        # A proxy may take turns: the prediction to one server, the question for its card always to the other.
-        if refusals > 1 and random.random() < 0.5:
-            return card
-        try:
-            return (yield from self._cards.fetch(same_server=isinstance(refusal, InvalidRequest)))
-        except ModelNotFound:
-            return (yield from self._cards.fetch())
-
-
-def check_classify(images: object, top_k: int, via: str) -> None:
-    """Raise InvalidRequest unless `classify` accepts these arguments."""
-    if isinstance(images, (str, bytes)) or not hasattr(images, "__iter__"):
-        raise InvalidRequest(
-            f"images must be a list of images. Received: one {type(images).__name__}. Put it into a list."
-        )
-    if top_k < 1:
-        raise InvalidRequest(f"top_k must be at least 1. Received: {top_k}.")
-    if via not in get_args(Via):
-        raise InvalidRequest(f"via must be 'images' or 'encoded'. Received: {via!r}.")
-
-
-def predictions_or_raise(results: Sequence[Result]) -> list[Prediction]:
-    """Return the predictions.
-
-    Raises:
-      ImageError: the first one among the results.
-    """
-    for result in results:
-        if isinstance(result, ImageError):
-            raise result
-    return [result for result in results if isinstance(result, Prediction)]
 
 
 def _checked(

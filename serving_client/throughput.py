@@ -7,7 +7,6 @@ import io
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import get_args
 
@@ -19,6 +18,7 @@ from serving_client.client import Client
 from serving_client.errors import ServingError
 from serving_client.preprocessing import ImageInput
 from serving_client.protocol import Call, Via
+from serving_client.workers import Workers
 
 _WARM_UP_CALLS = 2
 
@@ -98,11 +98,14 @@ def _measure(client: Client, via: Via, call: Call, requests: int, concurrency: i
             else:
                 latencies_s.append(time.perf_counter() - started)
 
-    with ThreadPoolExecutor(concurrency) as pool:
+    workers = Workers(concurrency, "bench")
+    try:
         started = time.perf_counter()
-        for done in [pool.submit(send_remaining) for _ in repeat(None, concurrency)]:
+        for done in [workers.submit(send_remaining) for _ in repeat(None, concurrency)]:
             done.result()
         seconds = time.perf_counter() - started
+    finally:
+        workers.stop()
     if not latencies_s:
         raise failures[0]
     p50, p95, p99 = (float(value) * 1e3 for value in np.percentile(latencies_s, (50, 95, 99)))

@@ -16,8 +16,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from local_server import cli as server_cli
 from local_server import configuration
+from local_server import flags as server_flags
 from local_server.grpc_api import build_server
 from local_server.models import Models
 from serving_client import Client, DeadlineExceeded, ServerUnavailable, Tls
@@ -320,7 +320,7 @@ def tls_server(combine: Combine, secrets: dict[str, Path], published: run.Publis
     """The address of a server with the Deployment's TLS configuration and model `tiny`."""
     documents = combine("tls")
     args = first_container(find(documents, "Deployment/classifier"))["args"]
-    flags = server_cli.build_parser().parse_args(args)
+    flags = server_flags.build_parser().parse_args(args)
     file = mounted(flags.ssl_config_file, documents, "classifier", secrets)
     models = Models()
     models.configure(configuration.single_model("tiny", published.path.parent))

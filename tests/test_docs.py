@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from local_server import cli as server_cli
+from local_server import flags as server_flags
 from serving_client import cli as client_cli
 from tests.conftest import serving
 from trainer import __main__ as trainer_cli
@@ -33,7 +33,7 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 CHANGELOG = ROOT / "CHANGELOG.md"
 FILES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
 CURRENT = [file for file in FILES if file != CHANGELOG]  # the changelog also has names of earlier releases
-PARSERS = {"trainer": trainer_cli, "serving_client": client_cli, "local_server": server_cli}
+PARSERS = {"trainer": trainer_cli, "serving_client": client_cli, "local_server": server_flags}
 
 
 def python_blocks() -> Iterator[object]:

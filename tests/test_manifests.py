@@ -15,8 +15,8 @@ import yaml
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from local_server import cli as server_cli
 from local_server import configuration
+from local_server import flags as server_flags
 from serving_client import cli as client_cli
 from serving_client.gateway import app, server
 from tests.kubernetes_objects import (
@@ -104,7 +104,7 @@ def test_job_and_deployment_share_one_claim_that_exists() -> None:
 
 def test_the_deployment_serves_the_model_that_the_job_publishes() -> None:
     training = settings_of_the_job()
-    serving = server_cli.build_parser().parse_args(SERVING["containers"][0]["args"])
+    serving = server_flags.build_parser().parse_args(SERVING["containers"][0]["args"])
     (model,) = text_format.Parse(CONFIG["models.config"], ModelServerConfig()).model_config_list.config
     assert str(training.model_dir / training.name) == model.base_path
     assert training.name == model.name
@@ -117,7 +117,7 @@ def test_the_model_config_keeps_all_versions_and_has_both_labels() -> None:
     (model,) = text_format.Parse(CONFIG["models.config"], ModelServerConfig()).model_config_list.config
     assert model.model_version_policy.WhichOneof("policy_choice") == "all"
     assert dict(model.version_labels) == {"stable": 1, "canary": 1}
-    serving = server_cli.build_parser().parse_args(SERVING["containers"][0]["args"])
+    serving = server_flags.build_parser().parse_args(SERVING["containers"][0]["args"])
     assert serving.allow_version_labels_for_unavailable_models
     assert model_config.labels(
         model_config.promote(CONFIG["models.config"], "classifier", "stable", 2, "file"), "classifier", "file"
@@ -179,7 +179,7 @@ def ports(spec: Document) -> dict[str, int]:
 
 
 def test_the_server_listens_on_the_ports_that_the_pod_declares() -> None:
-    arguments = server_cli.build_parser().parse_args(SERVING["containers"][0]["args"])
+    arguments = server_flags.build_parser().parse_args(SERVING["containers"][0]["args"])
     assert ports(SERVING) == {"grpc": arguments.port, "rest": arguments.rest_api_port}
     assert SERVING["containers"][0]["readinessProbe"]["grpc"]["port"] == arguments.port
 

@@ -135,7 +135,7 @@ except SystemExit as exit:
         (["--model_base_path"], ["--model_base_path"]),
         (["--model_base_path=m", "--batching_parameters_file=f"], ["--batching_parameters_file"]),
         (["--model_base_path=m", "--grpc_channel_arguments=x"], ["--grpc_channel_arguments", "x"]),
-        (["--model_base_path=m", "--file_system_poll_wait_seconds=0"], ["--file_system_poll_wait_seconds"]),
+        (["--model_base_path=m", "--file_system_poll_wait_seconds=-1"], ["--file_system_poll_wait_seconds"]),
         (["--model_base_path=m", "--grpc_max_threads=0"], ["--grpc_max_threads", "0"]),
         (["--model_base_path=m", "--enable_batching=perhaps"], ["--enable_batching", "perhaps"]),
     ],

@@ -11,6 +11,8 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from local_server.configuration import ConfigurationError
 from local_server.server import Server, Settings
+from local_server.versions import LoadRetries
+from tests.conftest import tiny_saved_model
 from tests.local_server.tiny_versions import predict, publish
 
 MODELS = 'model_config_list {{ config {{ name: "m" base_path: "{}" }} }}'
@@ -80,3 +82,50 @@ def test_a_server_cannot_start_with_a_broken_model_configuration(tmp_path: Path)
     config.write_text("model_config_list {")
     with pytest.raises(ConfigurationError, match=str(config)):
         Server(Settings(port=0, model_config_file=config))
+
+
+def wait_for(stub: prediction_service_pb2_grpc.PredictionServiceStub, answer: tuple[float, int]) -> None:
+    deadline = time.monotonic() + 30
+    while predict_or_unavailable(stub) != answer:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_configuration_and_failed_versions_do_not_wait_for_the_next_look_at_the_disk(
+    tmp_path: Path, start: Callable[[Settings], Server]
+) -> None:
+    publish(tmp_path / "a", 1)
+    publish(tmp_path / "c", 3)
+    config = tmp_path / "models.config"
+    config.write_text(MODELS.format(tmp_path / "a"))
+    settings = Settings(
+        port=0,
+        model_config_file=config,
+        model_config_poll_s=0.05,
+        file_system_poll_s=0,  # once, and after each change of the configuration
+        load_retries=LoadRetries(limit=10_000, interval_s=0.05),
+    )
+    server = start(settings)
+    with grpc.insecure_channel(f"localhost:{server.port}") as channel:
+        grpc.channel_ready_future(channel).result(timeout=60)
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        assert predict(stub) == (1.0, 1)
+        publish(tmp_path / "a", 2)
+        time.sleep(0.3)
+        assert predict(stub) == (1.0, 1)
+        (tmp_path / "b" / "2").mkdir(parents=True)  # a copy begins
+        config.write_text(MODELS.format(tmp_path / "b"))
+        wait_for_not_found(stub)
+        config.write_text(MODELS.format(tmp_path / "c"))
+        wait_for(stub, (3.0, 3))
+        config.write_text(MODELS.format(tmp_path / "b"))
+        wait_for_not_found(stub)
+        tiny_saved_model(tmp_path / "b" / "2", 2.0)
+        wait_for(stub, (2.0, 2))
+
+
+def wait_for_not_found(stub: prediction_service_pb2_grpc.PredictionServiceStub) -> None:
+    deadline = time.monotonic() + 30
+    while predict_or_unavailable(stub) is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -71,31 +71,6 @@ def test_a_call_finishes_on_the_version_where_it_began(tmp_path: Path) -> None:
         assert models.find(NEWEST).version == 2
 
 
-def test_a_damaged_version_fails_alone_and_loads_once_it_was_replaced(tmp_path: Path) -> None:
-    publish(tmp_path, 1)
-    with serving("m", tmp_path) as (address, models), grpc.insecure_channel(address) as channel:
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        (tmp_path / "2").mkdir()
-        (tmp_path / "2" / "saved_model.pb").write_bytes(b"\xff damaged")
-        for _ in range(2):  # the second poll does not try again
-            models.poll()
-            assert predict(stub) == (1.0, 1)
-            assert states(channel) == [(2, State.END), (1, State.AVAILABLE)]
-        request = get_model_status_pb2.GetModelStatusRequest()
-        request.model_spec.name = "m"
-        request.model_spec.version.value = 2
-        (status,) = (
-            model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request).model_version_status
-        )
-        assert status.status.error_code != 0
-        assert status.status.error_message
-        shutil.rmtree(tmp_path / "2")
-        models.poll()
-        publish(tmp_path, 2)
-        models.poll()
-        assert predict(stub) == (2.0, 2)
-
-
 def test_staging_and_run_directories_are_not_versions(tmp_path: Path) -> None:
     publish(tmp_path, 1)
     tiny_saved_model(tmp_path / ".staging-2", 2.0)

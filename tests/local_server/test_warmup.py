@@ -6,6 +6,7 @@ from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
 from local_server import configuration, warmup
 from local_server.models import Models
+from local_server.versions import LoadRetries
 from tests.local_server.tiny_versions import predict_request, publish
 
 FILE = Path("assets.extra", "tf_serving_warmup_requests")
@@ -26,7 +27,7 @@ def write_warmup(version: Path, *logs: prediction_log_pb2.PredictionLog) -> None
 
 
 def models_in(base_path: Path) -> Models:
-    models = Models()
+    models = Models(retries=LoadRetries(limit=0))
     models.configure(configuration.single_model("m", base_path))
     models.poll()
     return models

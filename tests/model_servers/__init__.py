@@ -4,7 +4,7 @@
         first, second = servers
         first.serve(Version(1, size_px=12), labels={"stable": 1})
         second.serve(Version(1), Version(3), labels={"stable": 3})
-        with Client(servers.name, model=MODEL) as client, Traffic(asking(client, "images")) as traffic:
+        with asking_threads(servers.name, "images") as ask, Traffic(ask) as traffic:
             traffic.wait_for(500)
             second.hang()  # and resume, kill, start, slow_down, fail_next; servers.list_only(first)
             traffic.wait_for(500)
@@ -17,11 +17,12 @@ classify flat colours, so the right label of every picture is known.
 
 from tests.model_servers.name_server import NameServer
 from tests.model_servers.pictures import CLASSES, UNSEEN, picture
-from tests.model_servers.servers import FakeServer, Servers, spreading_calls
-from tests.model_servers.traffic import Traffic, asking, asking_asyncio, asking_gateway
+from tests.model_servers.servers import FakeServer, Servers, fake_server, spreading_calls
+from tests.model_servers.traffic import ASKING, Traffic, asking_asyncio, asking_gateway, asking_threads
 from tests.model_servers.versions import MODEL, ForeignVersion, Version
 
 __all__ = [
+    "ASKING",
     "CLASSES",
     "MODEL",
     "UNSEEN",
@@ -31,9 +32,10 @@ __all__ = [
     "Servers",
     "Traffic",
     "Version",
-    "asking",
     "asking_asyncio",
     "asking_gateway",
+    "asking_threads",
+    "fake_server",
     "picture",
     "spreading_calls",
 ]

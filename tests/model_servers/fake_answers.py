@@ -82,22 +82,24 @@ def status(script: Script, encoded_request: bytes) -> bytes:
       Refusal: as TensorFlow Serving refuses the request.
     """
     spec = wire.GetModelStatusRequest.FromString(encoded_request).model_spec
-    model = script.models.get(spec.name, Model({}, {}))
+    model = script.models.get(spec.name, Model())
+    states = {**dict.fromkeys(model.versions, "AVAILABLE"), **model.others}
     number = _number(model, spec)
-    if number is not None and number not in model.versions:
+    if number is not None and number not in states:
         raise _not_found(f"Could not find version {number} of model {spec.name}")
-    if not model.versions:
+    if not states:
         raise _not_found(f"Could not find any versions of model {spec.name}")
     response = wire.GetModelStatusResponse()
-    for version in [number] if number is not None else sorted(model.versions, reverse=True):
-        response.model_version_status.add(version=version, state=wire.ModelVersionStatus.AVAILABLE)
+    for version in [number] if number is not None else sorted(states, reverse=True):
+        state = wire.ModelVersionStatus.State.Value(states[version])
+        response.model_version_status.add(version=version, state=state)
     return response.SerializeToString()
 
 
 def _find(script: Script, spec: wire.ModelSpec) -> Version | ForeignVersion:
     if not spec.name:
         raise invalid_argument("ModelSpec has no name specified.")
-    model = script.models.get(spec.name, Model({}, {}))
+    model = script.models.get(spec.name, Model())
     number = _number(model, spec)
     wanted = max(model.versions, default=0) if number is None else number
     if wanted not in model.versions:
@@ -144,8 +146,8 @@ def _check_shape(images: npt.NDArray[Any], version: Version) -> None:
     if images.shape[1:] != (version.size_px, version.size_px, 3):
         received = ",".join(map(str, images.shape))
         raise invalid_argument(
-            f"Shape of tensor images [{received}] is not compatible with expected shape "
-            f"[?,{version.size_px},{version.size_px},3].\n\t [[{{{{node EnsureShape}}}}]]"
+            f"Shape of tensor _arg_serving_default_images_0_0 [{received}] is not compatible with expected "
+            f"shape [?,{version.size_px},{version.size_px},3].\n\t [[{{{{node EnsureShape}}}}]]"
         )
 
 
@@ -172,7 +174,8 @@ def _decode(encoded: npt.NDArray[Any], size_px: int) -> tuple[npt.NDArray[np.flo
             decoded[row] = False
     if not decoded.any():
         raise invalid_argument(
-            "Unknown image file format. One of JPEG, PNG, GIF, BMP required.\n\t [[{{node DecodeImage}}]]"
+            "Unknown image file format. One of JPEG, JPEG XL, PNG, GIF, BMP, WebP required.\n\t "
+            "[[{{node DecodeImage}}]]"
         )
     return levels, decoded
 

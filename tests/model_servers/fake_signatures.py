@@ -46,6 +46,7 @@ def invalid_argument(message: str) -> Refusal:
 class Signature:
     """Inputs and outputs of one signature."""
 
+    key: str
     inputs: _Tensors
     outputs: _Tensors
 
@@ -53,16 +54,17 @@ class Signature:
 def signatures(version: Version | ForeignVersion) -> dict[str, Signature]:
     """Return the signatures of a version by name."""
     if isinstance(version, ForeignVersion):
-        return {"serving_default": Signature(version.inputs, {"sums": ("float32", ())})}
+        return {"serving_default": Signature("serving_default", version.inputs, {"sums": ("float32", ())})}
     per_label: _Tensors = dict.fromkeys(("logits", "probabilities"), ("float32", (len(version.labels),)))
     identity: _Tensors = {"model_id": ("string", ())} if version.identity else {}
     decoded: _Tensors = {"decoded": ("bool", ())} if version.identity else {}
     images = {"images": ("float32", (version.size_px, version.size_px, 3))}
-    return {
-        "serving_default": Signature(images, {**per_label, **identity}),
-        "encoded_images": Signature({"encoded": ("string", ())}, {**per_label, **identity, **decoded}),
-        "describe": Signature({"query": ("string", ())}, {"card": ("string", ())}),
-    }
+    described = (
+        Signature("serving_default", images, {**per_label, **identity}),
+        Signature("encoded_images", {"encoded": ("string", ())}, {**per_label, **identity, **decoded}),
+        Signature("describe", {"query": ("string", ())}, {"card": ("string", ())}),
+    )
+    return {signature.key: signature for signature in described}
 
 
 def signature_map(version: Version | ForeignVersion) -> wire.SignatureDefMap:
@@ -95,8 +97,9 @@ def read_inputs(signature: Signature, sent: Mapping[str, wire.TensorProto]) -> d
         )
     for name in sorted(set(expected) - set(sent)):
         raise invalid_argument(
-            f"Signature input alias: {name}(feed name: {name}:0) not found in request and no default value "
-            f"provided. Inputs expected to be in the request {_braced(sent)}, or default input alias set: "
+            f"Signature input alias: {name}(feed name: {signature.key}_{name}:0) not found in request and no "
+            f"default value provided. Inputs expected to be in the request {_braced(sent)}, "
+            "or default input alias set: "
         )
     for index, (name, (dtype, _)) in enumerate(sorted(expected.items())):
         data_type, type_name = _TYPES[dtype]

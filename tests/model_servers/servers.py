@@ -32,15 +32,24 @@ class FakeServer:
         self._process: subprocess.Popen[str] | None = None
 
     def serve(
-        self, *versions: Version | ForeignVersion, labels: Mapping[str, int] | None = None, model: str = MODEL
+        self,
+        *versions: Version | ForeignVersion,
+        labels: Mapping[str, int] | None = None,
+        loading: Sequence[int] = (),
+        model: str = MODEL,
     ) -> None:
         """Serve these versions of a model, and no others. Another model may be served beside it.
 
         Args:
           labels: the number that each version label stands for.
+          loading: the numbers of versions that GetModelStatus tells of, but that do not answer yet.
         """
-        loaded = Model({version.number: version for version in versions}, dict(labels or {}))
-        self._follow(models={**self.script.models, model: loaded})
+        before = self.script.models.get(model, Model())
+        loaded = {version.number: version for version in versions}
+        ended = dict.fromkeys(({*before.versions, *before.others} - set(loaded)), "END")
+        others = {**ended, **dict.fromkeys(loading, "LOADING")}
+        served = Model(loaded, dict(labels or {}), others)
+        self._follow(models={**self.script.models, model: served})
 
     def slow_down(self, delay_s: float) -> None:
         """Take this long for each Predict call."""
@@ -66,6 +75,7 @@ class FakeServer:
 
     def launch(self) -> None:
         """Start the process and return at once."""
+        assert not self._process, f"{self.address}: the fake server is already running."
         argv = [sys.executable, "-m", "tests.model_servers.fake_server", self.address]
         self._process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
@@ -177,6 +187,18 @@ class Servers:
         traceback: TracebackType | None,
     ) -> None:
         self._closing.close()
+
+
+@contextlib.contextmanager
+def fake_server(*versions: Version | ForeignVersion) -> Iterator[FakeServer]:
+    """Yield a server with an address of its own, not started yet; kill it after the block."""
+    with reserved_port() as port:
+        server = FakeServer(f"127.0.0.1:{port}")
+        server.serve(*versions)
+        try:
+            yield server
+        finally:
+            server.kill()
 
 
 @contextlib.contextmanager

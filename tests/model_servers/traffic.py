@@ -135,14 +135,16 @@ def wait_for_each(traffics: Sequence[Traffic], calls: int) -> None:
         traffic.go_on()
 
 
-def asking(client: Client, via: Via) -> Ask:
-    """Ask with a client that all threads share."""
+@contextlib.contextmanager
+def asking_threads(server: str, via: Via, *, model: str = MODEL, **options: Any) -> Iterator[Ask]:
+    """Ask with one Client that all callers share."""
+    with Client(server, model=model, **options) as client:
 
-    def ask(image: bytes) -> tuple[str, int]:
-        (prediction,) = client.classify([image], via=via)
-        return prediction.label, prediction.version
+        def ask(image: bytes) -> tuple[str, int]:
+            (prediction,) = client.classify([image], via=via)
+            return prediction.label, prediction.version
 
-    return ask
+        yield ask
 
 
 @contextlib.contextmanager
@@ -183,3 +185,6 @@ def asking_gateway(url: str, via: Via) -> Iterator[Ask]:
             return result["scores"][0]["label"], result["version"]
 
         yield ask
+
+
+ASKING = {"threads": asking_threads, "asyncio": asking_asyncio}

@@ -79,10 +79,17 @@ class ForeignVersion:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The loaded versions of one model, and its version labels."""
+    """The versions of one model.
 
-    versions: Mapping[int, Version | ForeignVersion]
-    labels: Mapping[str, int]
+    Attributes:
+      versions: that are loaded, by number.
+      labels: the number that each version label stands for.
+      others: the state of each version that is not loaded: "LOADING" or "END".
+    """
+
+    versions: Mapping[int, Version | ForeignVersion] = dataclasses.field(default_factory=dict)
+    labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    others: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +120,7 @@ def parse_script(text: str) -> Script:
         name: Model(
             {int(number): _parse_version(version) for number, version in model["versions"].items()},
             model["labels"],
+            {int(number): state for number, state in model["others"].items()},
         )
         for name, model in raw.pop("models").items()
     }

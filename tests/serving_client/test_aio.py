@@ -95,7 +95,7 @@ def test_reads_an_endless_stream_as_results_are_taken(address: str, image_tree: 
                 taken += 1
                 if taken == 300:
                     break
-            await stream.aclose()  # type: ignore[attr-defined]  # a generator
+            await stream.aclose()
 
     asyncio.run(ask())
 

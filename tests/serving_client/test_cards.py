@@ -90,21 +90,21 @@ class Conversations:
 
 
 def label(*servers: Version, protocol: Protocol | None = None) -> str:
-    protocol = protocol or Protocol("h:1", "m", None, None)
+    protocol = protocol or Protocol("m", None)
     (result,) = Conversations(*servers).run(protocol.classify([PICTURE], 1, "images"))
     assert isinstance(result, Prediction)
     return result.label
 
 
 def test_a_known_card_is_not_fetched_again() -> None:
-    protocol, servers = Protocol("h:1", "m", None, None), Conversations(A)
+    protocol, servers = Protocol("m", None), Conversations(A)
     for _ in range(3):
         servers.run(protocol.classify([PICTURE], 1, "images"))
     assert len(servers.calls) == 1 + 3
 
 
 def test_a_new_model_under_the_same_number_is_read_with_its_own_labels() -> None:
-    protocol = Protocol("h:1", "m", None, None)
+    protocol = Protocol("m", None)
     assert [label(A, protocol=protocol), label(B, protocol=protocol), label(A, protocol=protocol)] == [
         "fish",
         "tree",
@@ -117,7 +117,7 @@ def test_whoever_answers_each_call_the_label_is_right(order: int) -> None:
     """The first six calls of a new client go to either server, in every order; the seventh's stays."""
     servers = [(A, B)[order >> call & 1] for call in range(6)]
     conversations = Conversations(*servers)
-    (result,) = conversations.run(Protocol("h:1", "m", None, None).classify([PICTURE], 1, "images"))
+    (result,) = conversations.run(Protocol("m", None).classify([PICTURE], 1, "images"))
     assert result.label == conversations.predicted_by.card["labels"][0]
 
 
@@ -131,14 +131,14 @@ def test_servers_with_another_input_size_are_asked_in_their_own(order: int) -> N
 def test_an_identity_that_no_server_describes_fails_in_words() -> None:
     changing = Version("d" * 16, ["fish", "tree"])
     changing.card["model_id"] = "e" * 16
-    steps = Protocol("h:1", "m", None, None).classify([PICTURE], 1, "images")
+    steps = Protocol("m", None).classify([PICTURE], 1, "images")
     with pytest.raises(ServerError, match="model_id 'dddddddddddddddd'"):
         Conversations(changing, pauses=5).run(steps)
 
 
 def test_a_version_without_identity_is_described_before_and_after_each_answer() -> None:
     old, other = Version("", ["fish", "tree"]), Version("", ["tree", "fish"])
-    protocol = Protocol("h:1", "m", None, None)
+    protocol = Protocol("m", None)
     assert label(old, protocol=protocol) == "fish"
     servers = Conversations(other)  # the server restarts with another model between two calls
     (result,) = servers.run(protocol.classify([PICTURE], 1, "images"))
@@ -148,7 +148,7 @@ def test_a_version_without_identity_is_described_before_and_after_each_answer() 
 
 def test_predict_returns_the_version_and_the_card_of_its_answer() -> None:
     row = np.zeros((1, 8, 8, 3), np.float32)
-    outputs = Conversations(A).run(Protocol("h:1", "m", None, None).predict(row))
+    outputs = Conversations(A).run(Protocol("m", None).predict(row))
     assert isinstance(outputs, Outputs)
     assert outputs.version == 1
     assert outputs.card is not None and outputs.card.labels == ("fish", "tree")
@@ -158,12 +158,12 @@ def test_predict_returns_the_version_and_the_card_of_its_answer() -> None:
 def test_predict_finds_the_server_whose_input_fits() -> None:
     larger = Version("c" * 16, ["fish", "tree"], number=3, size_px=12)
     row = np.zeros((1, 8, 8, 3), np.float32)
-    outputs = Conversations(larger, larger, A).run(Protocol("h:1", "m", None, None).predict(row))
+    outputs = Conversations(larger, larger, A).run(Protocol("m", None).predict(row))
     assert outputs.card.model_id == A.model_id
 
 
 def test_predict_refuses_tensors_that_fit_no_version() -> None:
-    steps = Protocol("h:1", "m", None, None).predict(np.zeros((1, 9, 9, 3), np.float32))
+    steps = Protocol("m", None).predict(np.zeros((1, 9, 9, 3), np.float32))
     with pytest.raises(InvalidRequest, match=r"8, 8, 3.*9, 9, 3"):
         Conversations(A).run(steps)
 

@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 import grpc
 import pytest
 
-from serving_client import Client
-from tests.model_servers import MODEL, Servers, Traffic, Version, asking, asking_asyncio
+from tests.model_servers import ASKING, Servers, Traffic, Version, asking_asyncio, asking_threads
 from tests.model_servers.traffic import wait_for_each
 
 # Calls between two changes, and how often everything is repeated.
 PACES = [(30, 1), pytest.param((300, 4), marks=pytest.mark.soak)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def servers() -> Iterator[Servers]:
     """Four servers that agree."""
     with Servers(4) as servers:
+        for server in servers:
+            server.serve(Version(1))
         yield servers
 
 
@@ -28,9 +29,8 @@ def servers() -> Iterator[Servers]:
 def callers(name: str) -> Iterator[list[Traffic]]:
     """Ask all the time with both kinds of client and both ways."""
     with contextlib.ExitStack() as stack:
-        client = stack.enter_context(Client(name, model=MODEL))
-        asks = [asking(client, "images"), stack.enter_context(asking_asyncio(name, "encoded"))]
-        yield [stack.enter_context(Traffic(ask)) for ask in asks]
+        asks = (asking_threads(name, "images"), asking_asyncio(name, "encoded"))
+        yield [stack.enter_context(Traffic(stack.enter_context(ask))) for ask in asks]
 
 
 def gets_calls(servers: Servers, number: int) -> Callable[[], bool]:
@@ -58,10 +58,12 @@ def slow_down(servers: Servers, traffics: Sequence[Traffic], calls: int) -> None
     servers[2].slow_down(0)
 
 
-def overload(servers: Servers, traffics: Sequence[Traffic], calls: int) -> None:
-    for server in servers:
-        server.fail_next(grpc.StatusCode.RESOURCE_EXHAUSTED, 3)
-    wait_for_each(traffics, calls)
+def refuse(servers: Servers, traffics: Sequence[Traffic], calls: int) -> None:
+    """Servers and proxies that stop, or have too much to do, end calls with these statuses."""
+    for name in ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "CANCELLED"):
+        for server in list(servers)[:3]:
+            server.fail_next(grpc.StatusCode[name])
+        wait_for_each(traffics, calls // 3)
 
 
 def terminate_and_replace(servers: Servers, traffics: Sequence[Traffic], calls: int) -> None:
@@ -84,14 +86,12 @@ def empty_name(servers: Servers, traffics: Sequence[Traffic], calls: int) -> Non
     wait_for_each(traffics, calls)
 
 
-TROUBLES = (kill_and_start, hang_and_resume, slow_down, overload, terminate_and_replace, empty_name)
+TROUBLES = (kill_and_start, hang_and_resume, slow_down, refuse, terminate_and_replace, empty_name)
 
 
 @pytest.mark.parametrize("pace", PACES)
 def test_no_call_fails_while_one_server_works(servers: Servers, pace: tuple[int, int]) -> None:
     calls, rounds = pace
-    for server in servers:
-        server.serve(Version(1))
     with callers(servers.name) as traffics:
         wait_for_each(traffics, calls)
         for trouble in TROUBLES * rounds:
@@ -103,19 +103,21 @@ def test_no_call_fails_while_one_server_works(servers: Servers, pace: tuple[int,
 
 
 def test_clients_come_back_after_all_servers_were_gone(servers: Servers) -> None:
-    """Their name is empty, and they are new processes at the same addresses afterwards."""
-    for server in servers:
-        server.serve(Version(1))
+    """The name is empty for a while, and lists other addresses afterwards."""
+    first, second = list(servers)[:2], list(servers)[2:]
+    for server in second:
+        server.kill()
+    servers.list_only(*first)
     with callers(servers.name) as traffics:
         wait_for_each(traffics, 20)
         servers.list_only()
-        for server in servers:
+        for server in first:
             server.kill()
         for traffic in traffics:
             wait_for_one(traffic, failed=True)
-        servers.reset()
-        for server in servers:
-            server.serve(Version(1))
+        for server in second:
+            server.start()
+        servers.list_only(*second)
         for traffic in traffics:
             wait_for_one(traffic, failed=False)
         back_s = time.monotonic()
@@ -123,6 +125,23 @@ def test_clients_come_back_after_all_servers_were_gone(servers: Servers) -> None
         for traffic in traffics:
             assert not traffic.failed_since(back_s)
             assert not traffic.wrong
+
+
+@pytest.mark.parametrize("kind", ASKING)
+def test_calls_wait_for_the_only_server_that_has_their_version(servers: Servers, kind: str) -> None:
+    """It pauses for a moment, as in a long garbage collection, and the other one lacks the version."""
+    both, old_only = servers[0], servers[1]
+    both.serve(Version(1), Version(2))
+    servers.list_only(both, old_only)
+    with ASKING[kind](servers.name, "images", version=2) as ask, Traffic(ask) as traffic:
+        for _ in range(3):
+            traffic.wait_for(30)
+            both.hang()
+            time.sleep(1.5)  # long enough to be taken for dead
+            both.resume()
+        traffic.wait_for(60)
+    assert not traffic.failed, f"{len(traffic.failed)} of {len(traffic.answers)}: {traffic.failed[0].error}"
+    assert {answer.version for answer in traffic.answers} == {2}
 
 
 def wait_for_one(traffic: Traffic, *, failed: bool) -> None:

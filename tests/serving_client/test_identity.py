@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,17 +11,15 @@ import pytest
 from serving_client import Client, ServingError
 from serving_client.protocol import Via
 from tests.model_servers import (
+    ASKING,
     CLASSES,
     MODEL,
     FakeServer,
     Servers,
     Traffic,
     Version,
-    asking,
-    asking_asyncio,
     picture,
 )
-from tests.model_servers.traffic import Ask
 
 OTHER_ORDER = CLASSES[::-1]
 OLD = Version(1, identity=False)
@@ -41,13 +38,7 @@ def server(servers: Servers) -> FakeServer:
     return servers[0]
 
 
-@contextlib.contextmanager
-def asking_threads(server: str, via: Via, **options: Any) -> Iterator[Ask]:
-    with Client(server, model=MODEL, **options) as client:
-        yield asking(client, via)
-
-
-KINDS = pytest.mark.parametrize("ask_with", [asking_threads, asking_asyncio], ids=["threads", "asyncio"])
+KINDS = pytest.mark.parametrize("ask_with", ASKING.values(), ids=ASKING)
 VIAS = pytest.mark.parametrize("via", ["images", "encoded"])
 
 

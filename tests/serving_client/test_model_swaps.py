@@ -12,7 +12,7 @@ import pytest
 from serving_client import Client
 from serving_client.protocol import Via
 from tests.local_server.programs import PROGRAMS
-from tests.model_servers import MODEL, Traffic, asking, asking_asyncio, asking_gateway
+from tests.model_servers import ASKING, MODEL, Traffic, asking_gateway
 from tests.model_servers.real_versions import save_version
 from tests.model_servers.swaps import LABELS, WAYS, Models
 from tests.model_servers.traffic import wait_for_each
@@ -33,11 +33,9 @@ def callers(address: str, directory: Path) -> Iterator[list[Traffic]]:
     vias: list[Via] = ["images", "encoded"]
     with contextlib.ExitStack() as stack:
         url, _ = stack.enter_context(running(address, directory / "gateway.log", model=MODEL))
-        client = stack.enter_context(Client(address, model=MODEL))
-        asks = [asking(client, via) for via in vias]
-        asks += [stack.enter_context(asking_asyncio(address, via)) for via in vias]
-        asks += [stack.enter_context(asking_gateway(url, via)) for via in vias]
-        yield [stack.enter_context(Traffic(ask, callers=1)) for ask in asks]
+        asks = [asking(address, via) for asking in ASKING.values() for via in vias]
+        asks += [asking_gateway(url, via) for via in vias]
+        yield [stack.enter_context(Traffic(stack.enter_context(ask), callers=1)) for ask in asks]
 
 
 @pytest.mark.parametrize("calls", CALLS)

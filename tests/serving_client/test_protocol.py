@@ -19,7 +19,7 @@ from tests.serving_client.fake_model_server import FakeModel
 def test_a_request_holds_as_many_images_as_the_size_of_the_models_input_allows(
     size_px: int, via: Via, expected: int
 ) -> None:
-    steps = Protocol("h:1", "m", None, None).batch_size(via)
+    steps = Protocol("m", None).batch_size(via)
     call = next(steps)  # it asks for the card
     assert isinstance(call, Call)
     assert call.method == wire.PREDICT
@@ -30,7 +30,7 @@ def test_a_request_holds_as_many_images_as_the_size_of_the_models_input_allows(
 
 def test_a_request_names_the_model_and_the_version_or_label() -> None:
     for version, label in ((7, None), (None, "stable"), (None, None)):
-        call = next(Protocol("h:1", "m", version, label).describe())
+        call = next(Protocol("m", version or label).describe())
         assert isinstance(call, Call)
         spec = wire.PredictRequest.FromString(call.request).model_spec
         assert spec.name == "m"

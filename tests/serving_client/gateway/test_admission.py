@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serving_client import fake_model_server
+from tests.model_servers import Version, fake_server
 from tests.serving_client.gateway.conftest import png, running
 
 
@@ -30,9 +30,11 @@ def test_a_form_over_the_limit_is_413(http: httpx.Client) -> None:
 
 
 def test_more_requests_than_may_wait_are_503(tmp_path: Path) -> None:
-    address = f"127.0.0.1:{fake_model_server.free_port()}"
     flags = ["--max-requests", 1, "--max-waiting", 2, "--wait", "--timeout-s", 30]
-    with running(address, tmp_path / "log", *flags, model="m") as (url, _):
+    with (
+        fake_server(Version()) as server,
+        running(server.address, tmp_path / "log", *flags, model="m") as (url, _),
+    ):
 
         async def ask() -> list[int]:
             async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
@@ -44,18 +46,18 @@ def test_more_requests_than_may_wait_are_503(tmp_path: Path) -> None:
                 refused = [call for call in calls if call.done()]
                 assert {call.result().headers["Retry-After"] for call in refused} == {"1"}
                 assert (await http.get("/healthz")).status_code == 200  # probes do not wait
-                with fake_model_server.running(address):
-                    return sorted(answer.status_code for answer in await asyncio.gather(*calls))
+                server.start()
+                return sorted(answer.status_code for answer in await asyncio.gather(*calls))
 
         assert asyncio.run(ask()) == [200, 200, 200, 503, 503, 503]
 
 
 def test_a_caller_that_hangs_up_frees_its_place(tmp_path: Path) -> None:
-    address = f"127.0.0.1:{fake_model_server.free_port()}"
     with (
-        fake_model_server.running(address),
-        running(address, tmp_path / "log", "--max-requests", 1, model="m") as (url, _),
+        fake_server(Version()) as server,
+        running(server.address, tmp_path / "log", "--max-requests", 1, model="m") as (url, _),
     ):
+        server.start()
         host, port = url.removeprefix("http://").split(":")
         for _ in range(3):
             with socket.create_connection((host, int(port))) as half:

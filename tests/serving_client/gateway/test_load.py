@@ -8,7 +8,7 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.serving_client import fake_model_server
+from tests.model_servers import Version, fake_server, picture
 from tests.serving_client.gateway.conftest import running
 
 # 10,000 is the number that the gateway promises; fewer show the same within the suite's time.
@@ -23,14 +23,14 @@ def resident_mb(pid: int) -> float:
 
 
 def test_thousands_of_concurrent_classifications_lose_none_and_keep_memory_flat(
-    tmp_path: Path, image_tree: Path
+    tmp_path: Path,
 ) -> None:
-    content = next(image_tree.glob("test/*/*.jpg")).read_bytes()
-    address = f"127.0.0.1:{fake_model_server.free_port()}"
+    content = picture("fish")
     with (
-        fake_model_server.running(address),
-        running(address, tmp_path / "log", model="m") as (url, process),
+        fake_server(Version()) as server,
+        running(server.address, tmp_path / "log", model="m") as (url, process),
     ):
+        server.start()
 
         async def ask(http: aiohttp.ClientSession, calls: int) -> tuple[Counter[int], float]:
             most = 0.0
@@ -39,7 +39,7 @@ def test_thousands_of_concurrent_classifications_lose_none_and_keep_memory_flat(
                 nonlocal most
                 async with http.post(f"{url}/v1/classify", data=content) as answer:
                     body = await answer.json()
-                assert answer.status != 200 or body["results"][0]["scores"][0]["label"] == "b"
+                assert answer.status != 200 or body["results"][0]["scores"][0]["label"] == "fish"
                 if number % 100 == 0:
                     most = max(most, resident_mb(process.pid))
                 return answer.status

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import httpx
 
-from tests.serving_client import fake_model_server
+from tests.model_servers import Version, fake_server
 from tests.serving_client.gateway.conftest import pictures, running
 
 
 def test_requests_in_flight_finish_after_sigterm(tmp_path: Path, image_tree: Path) -> None:
-    address = f"127.0.0.1:{fake_model_server.free_port()}"
     content = pictures(image_tree)[0].read_bytes()
-    with running(address, tmp_path / "log", "--wait", model="m") as (url, process):
+    with (
+        fake_server(Version()) as server,
+        running(server.address, tmp_path / "log", "--wait", model="m") as (url, process),
+    ):
         answers: list[httpx.Response] = []
 
         def ask() -> None:
@@ -27,9 +29,9 @@ def test_requests_in_flight_finish_after_sigterm(tmp_path: Path, image_tree: Pat
         thread.start()  # it waits for the model server, which is not running yet
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
-        with fake_model_server.running(address):
-            thread.join()
-            assert process.wait(timeout=60) == 0
+        server.start()
+        thread.join()
+        assert process.wait(timeout=60) == 0
     assert answers[0].status_code == 200
 
 
