@@ -153,6 +153,17 @@ def test_nor_behind_a_proxy_that_hides_the_servers(
     check(traffic, difference.versions)
 
 
+@pytest.mark.parametrize("difference", BEHIND_A_PROXY.values(), ids=BEHIND_A_PROXY)
+def test_nor_for_a_lone_caller_behind_a_proxy_that_takes_turns(
+    servers: Servers, proxy: str, difference: Difference
+) -> None:
+    """Without other calls in between, every second call of a conversation reaches the same server."""
+    set_up(servers, difference)
+    with asking_threads(proxy, "images", **difference.options) as ask, Traffic(ask, callers=1) as traffic:
+        traffic.wait_for(50)
+    check(traffic, difference.versions & {answer.version for answer in traffic.answers})
+
+
 @pytest.mark.parametrize("calls", CALLS)
 @pytest.mark.parametrize("via", ["images", "encoded"])
 @pytest.mark.parametrize("kind", ASKING)
