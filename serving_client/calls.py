@@ -7,6 +7,7 @@ into it), and returns its result. `Client` and `AsyncClient` decide how to send 
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -123,7 +124,8 @@ def _ask_until_found(call: Call) -> Steps[bytes]:
         except ModelNotFound as error:
             not_found = error
         try:
-            yield Pause(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**tries))
+            # Callers in step would all reach the same servers again.
+            yield Pause(random.uniform(0.5, 1) * min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**tries))
         except DeadlineExceeded:
             break
         call = dataclasses.replace(call, same_server=False)

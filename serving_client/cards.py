@@ -105,7 +105,9 @@ class Cards:
         the server showed the same card before the prediction and after it.
         """
         card = yield from self._fetch_after(answer)
-        return card, card == asked_with
+        # A proxy may have asked another server, or the version is gone: this may be another one's card.
+        is_its_card = not card.model_id and answer.version in (None, card.version)
+        return card, is_its_card and card == asked_with
 
     def _fetch_after(self, answer: Answer) -> Steps[ModelCard]:
         """Fetch the card of the version that answered."""

@@ -114,7 +114,7 @@ class Delivery:
         server = self._balancer.choose(self._tries, asked, self.last_server if self._same_server else None)
         tries = self._tries.get(server, 0) if server else MAX_TRIES
         if tries and self._not_found:
-            raise self._not_found
+            server, tries = self._unasked(self._not_found), 0
         if server is None:
             return self.deadline
         if tries >= MAX_TRIES and not self._wait_for_ready:
@@ -126,6 +126,17 @@ class Delivery:
         if tries and now < self._resume_at:
             return self._resume_at
         return self._balancer.begin(server, self._size, self.deadline - now, now)
+
+    def _unasked(self, not_found: ServingError) -> Server | None:
+        """Return a server that has not been asked yet; None to wait for one that is silent but may have it.
+
+        Raises:
+          ServingError: all servers have answered that they do not have it.
+        """
+        unasked = [server for server in self._balancer.servers if not self._tries[server]]
+        if not unasked and not self.in_flight:
+            raise not_found
+        return unasked[0] if unasked else None
 
     def _probe(self, asked: set[Server], now: float) -> Attempt | None:
         if not self._may_probe:

@@ -49,7 +49,7 @@ class Protocol:
         card = self._cards.latest or (yield from self._cards.fetch())
         batch: Batch | None = None
         same_server = False
-        refusals = unreadable = 0
+        refusals = misfits = unreadable = 0
         while True:
             if batch is None or not batch.fits(card.input):
                 batch = Batch.prepare(images, via, card.input)
@@ -69,9 +69,13 @@ class Protocol:
                     card = yield from self._cards.fetch(same_server=True)
                 same_server = True
                 continue
-            card, is_certain = yield from self._cards.card_of(answer, card)
-            if is_certain and batch.fits(card.input):
-                return batch.results(answer, card, top_k)
+            answered_by, is_certain = yield from self._cards.card_of(answer, card)
+            if is_certain and batch.fits(answered_by.input):
+                return batch.results(answer, answered_by, top_k)
+            misfits += is_certain
+            # A proxy may take turns here too, so the batch is not always prepared anew.
+            if not is_certain or misfits == 1 or random.random() < 0.5:
+                card = answered_by
             same_server = True
             if not is_certain:
                 unreadable += 1

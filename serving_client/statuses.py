@@ -57,7 +57,7 @@ def retry(code: grpc.StatusCode, details: str) -> Retry:
     """Decide whether to try a failed call again."""
     if code is grpc.StatusCode.NOT_FOUND or _is_unknown_label(code, details):
         return Retry.OTHER_SERVERS
-    if code is grpc.StatusCode.UNAVAILABLE:
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return Retry.ANY_SERVER
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE not in details:
         return Retry.ANY_SERVER
