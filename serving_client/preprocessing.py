@@ -15,9 +15,9 @@ from typing import Union
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image
 
-from serving_client import resizing
+from serving_client import decoding, resizing
 from serving_client.errors import ImageError
 
 ImageInput = Union[str, "os.PathLike[str]", bytes, Image.Image, "npt.NDArray[np.uint8]"]
@@ -151,32 +151,9 @@ def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
 
 def _decode_bytes(data: bytes, name: str) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if reason := _unsupported_by_tensorflow(image, data):
-                raise ImageError(f"{name}: {reason}. Save it as PNG.")
-            if image.format == "PNG":
-                # Pillow skips a damaged chunk; TensorFlow refuses the file.
-                image.verify()
-                image = Image.open(io.BytesIO(data), formats=FORMATS)
-            return _as_rgb(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # For an unknown format, Pillow's message holds the BytesIO's address, which helps nobody.
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise ImageError(
-            f"{name}: cannot be decoded. Expected: JPEG, PNG, BMP or GIF. "
-            f"Received: {len(data)} bytes ({reason})."
-        ) from error
-
-
-def _unsupported_by_tensorflow(image: ImageFile.ImageFile, data: bytes) -> str | None:
-    """Say why TensorFlow's decoders would refuse this file or decode other pixels; None if they agree."""
-    if image.format == "BMP":
-        bits = int.from_bytes(data[28:30], "little")
-        if image.mode in ("1", "P") or bits not in (8, 24, 32):
-            return "a BMP must have 24 or 32 bits, or 8 bits of grey"
-    if image.format == "GIF" and image.tile and image.tile[0][1] != (0, 0, *image.size):
-        return "the first frame of a GIF must fill its canvas"
-    return None
+        return decoding.decode(data)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

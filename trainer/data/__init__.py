@@ -1,10 +1,12 @@
 """Turn images in class folders into checked image sets, and those into batches of tensors.
 
-Modules: folders, image_set, invalid_images, quality, screening; decoding, augmentation, pipeline.
+Modules: folders, image_set, invalid_images, quality, screening; decoding, agreement, augmentation,
+pipeline.
 """
 
+from trainer.data.agreement import find_undecodable
 from trainer.data.augmentation import AUGMENTATION
-from trainer.data.decoding import decode_and_resize, decode_or_flag, find_undecodable
+from trainer.data.decoding import decode_and_resize, decode_or_flag
 from trainer.data.folders import Scan, scan_folders, scan_split
 from trainer.data.image_set import ImageSet, Splits
 from trainer.data.invalid_images import invalid_images_error

@@ -101,7 +101,8 @@ class Extraction:
         shard = _Shard(caches)
         try:
             for part, batch_size in self._parts(mine):
-                images = (images for images, _ in examples.batches(part, batch_size))
+                batches = examples.batches(part, batch_size, is_first_read=True)
+                images = (images for images, _ in batches)
                 done = 0
                 for outputs in self._forward.stream(images):
                     count = len(outputs[0])
