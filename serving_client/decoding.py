@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from serving_client import image_format
-from serving_client.headers import bmp, png, webp
+from serving_client.headers import bmp, gif, png, webp
 from serving_client.headers.contents import Contents, damaged
 
 
@@ -25,7 +25,7 @@ def decode(data: bytes) -> Image.Image:
     Returns:
       mode RGB.
     Raises:
-      ImageError: the file is not a valid picture. The message is the reason, without the file's name.
+      ImageError: the file is not a valid picture. The message is what came instead: "a truncated PNG".
     """
     contents = image_format.inspect(data)
     if contents.format == "BMP":
@@ -36,8 +36,8 @@ def decode(data: bytes) -> Image.Image:
         return _decode_with_pillow(data, contents)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # For a header that it does not recognize, Pillow's message holds the BytesIO's address.
-        reason = "its header" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise damaged(contents.format, f"one that cannot be decoded ({reason})") from error
+        reason = "unknown header" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise damaged(contents.format, f"it cannot be decoded ({reason})") from error
 
 
 def _decode_bmp(data: bytes, contents: Contents) -> Image.Image:
@@ -57,7 +57,8 @@ def _decode_with_pillow(data: bytes, contents: Contents) -> Image.Image:
         if image.size != (contents.width_px, contents.height_px):
             raise damaged(contents.format, f"a second size of {image.width} × {image.height}")
         if contents.format == "GIF":
-            return _on_black(image, contents.palette_size)
+            _check_gif(image, data, contents)
+            return _on_black(image)
         if image.mode == "CMYK":
             return _without_black(image)
         if image.mode.startswith("I;16"):
@@ -65,10 +66,17 @@ def _decode_with_pillow(data: bytes, contents: Contents) -> Image.Image:
         return image.convert("RGB")
 
 
-def _on_black(image: Image.Image, palette_size: int) -> Image.Image:
-    """Convert a GIF; its transparent pixels become black."""
-    if int(np.asarray(image).max()) >= palette_size:
+def _check_gif(image: Image.Image, data: bytes, contents: Contents) -> None:
+    indices = np.asarray(image)
+    if indices.max() >= contents.palette_size:
         raise damaged("GIF", "a colour that its palette does not have")
+    # Pixels that are missing have index 0, as others may too. The last one is in one of the last two rows.
+    if not indices[-2:, -1].all():
+        gif.check_image_data(data, contents)
+
+
+def _on_black(image: Image.Image) -> Image.Image:
+    """Convert a GIF; its transparent pixels become black."""
     opaque = image.convert("RGBA")
     on_black = Image.new("RGB", image.size)
     on_black.paste(opaque, mask=opaque.getchannel("A"))

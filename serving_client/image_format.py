@@ -45,10 +45,11 @@ _SIGNATURES = (
     (0, b"\x1f\x8b", "gzip"),
 )
 
-_HEIF_BRANDS = {
-    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
-    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"),
-}
+_HEIF_BRANDS = (
+    ("AVIF", {b"avif", b"avis"}),
+    ("HEIC", {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}),
+)
+_MAX_BRANDS = 16
 
 _TEXT_STARTS = (
     (b"<svg", "SVG"),
@@ -68,7 +69,9 @@ def format_of(data: bytes) -> str | None:
         if data.startswith(signature, start) and (name != "WebP" or data.startswith(b"RIFF")):
             return name
     if data[4:8] == b"ftyp":
-        return _HEIF_BRANDS.get(data[8:12])
+        end = min(int.from_bytes(data[:4], "big"), 8 + 4 * _MAX_BRANDS)
+        brands = {data[start : start + 4] for start in range(8, end, 4)}
+        return next((name for name, known in _HEIF_BRANDS if brands & known), None)
     text = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for start_of_text, name in _TEXT_STARTS:
         if text.startswith(start_of_text):
@@ -80,20 +83,18 @@ def inspect(data: bytes) -> Contents:
     """Read the header of an image file: its format, its size, and where its pixels lie.
 
     Raises:
-      ImageError: the file is not a valid picture. The message is the reason, without the file's name.
+      ImageError: the file is not a valid picture. The message is what came instead: "a truncated PNG".
     """
     if not data:
-        raise ImageError("a picture must have at least one byte. Received: zero bytes. Copy the file again.")
+        raise ImageError("zero bytes")
     name = format_of(data)
     if name not in _READERS:
-        expected = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        received = f"a {name} file" if name else f"{len(data):,} bytes of an unknown format"
-        raise ImageError(f"a picture must be a {expected} file. Received: {received}. Save it as PNG.")
+        raise ImageError(f"a {name} file" if name else f"{len(data):,} bytes of an unknown format")
     return _READERS[name](data)
 
 
 def why_invalid(data: bytes) -> str | None:
-    """Return why a file is not a valid picture, as `inspect` does; None for a valid one."""
+    """Return what came instead of a valid picture, as `inspect` does; None for a valid one."""
     try:
         inspect(data)
     except ImageError as error:

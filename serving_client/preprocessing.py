@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from serving_client import decoding, resizing
+from serving_client import decoding, image_format, resizing
 from serving_client.errors import ImageError
 
 ImageInput = Union[str, "os.PathLike[str]", bytes, Image.Image, "npt.NDArray[np.uint8]"]
@@ -153,7 +153,10 @@ def _decode_bytes(data: bytes, name: str) -> Image.Image:
     try:
         return decoding.decode(data)
     except ImageError as error:
-        raise ImageError(f"{name}: {error}") from error
+        expected = f"a valid {', '.join(image_format.FORMATS[:-1])} or {image_format.FORMATS[-1]}"
+        raise ImageError(
+            f"{name}: cannot be decoded. Expected: {expected}. Received: {error}. Replace the file."
+        ) from error
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 
-from serving_client.errors import ImageError
 from serving_client.headers.contents import Contents, damaged, truncated, unsupported
 
 _HEADER_SIZES = (40, 52, 56, 64, 108, 124)
@@ -56,22 +55,20 @@ def layout(data: bytes) -> tuple[int, int, int]:
         raise truncated("BMP")
     start, header_size = struct.unpack_from("<iI", data, 10)
     if header_size not in _HEADER_SIZES:
-        raise unsupported("BMP", f"a BMP with a header of {header_size:,} bytes")
+        raise unsupported(f"a BMP with a header of {header_size:,} bytes")
     rows, _, bits, compression = struct.unpack_from("<iHHI", data, 22)
     if bits not in (8, 24, 32):
-        raise ImageError(
-            f"a BMP must have 24 or 32 bits, or 8 bits of grey. Received: {bits} bits. Save it as PNG."
-        )
+        raise unsupported(f"a BMP with {bits} bits instead of 24 or 32, or 8 bits of grey")
     if compression != _PLAIN and not (compression == _BITFIELDS and bits == 32):
-        raise unsupported("BMP", "a compressed BMP")
+        raise unsupported("a compressed BMP")
     behind_header = 14 + header_size
     if compression == _BITFIELDS:
         if data[54:66] != struct.pack("<3I", *_BGRX_MASKS):
-            raise unsupported("BMP", "a BMP with an unusual order of its levels")
+            raise unsupported("a BMP with an unusual order of its levels")
         behind_header = max(behind_header, 66)
     if bits == 8:
         if data[behind_header : behind_header + 1024] != _GREYS:
-            raise unsupported("BMP", "a BMP with a palette other than 256 greys")
+            raise unsupported("a BMP with a palette other than 256 greys")
         behind_header += 1024
     if start < behind_header:
         raise damaged("BMP", "pixels that begin inside the header")

@@ -1,4 +1,7 @@
-"""What a file's header says about its picture, and the sizes that a picture may have."""
+"""What a file's header says about its picture, the sizes that a picture may have, and why one is refused.
+
+An error's message names what came, without a verb or a full stop, for a caller's sentence or list.
+"""
 
 from __future__ import annotations
 
@@ -42,28 +45,25 @@ class Contents:
         Raises:
           ImageError: a side is 0, or larger than the limits above.
         """
+        received = f"a {self.format} of {self.width_px:,} × {self.height_px:,} pixels"
         if not self.width_px or not self.height_px:
-            raise ImageError(f"a {self.format} must have at least one pixel. {self._received}")
+            raise ImageError(received)
         if max(self.width_px, self.height_px) > MAX_SIDE_PX:
-            raise ImageError(f"a picture's sides may have up to {MAX_SIDE_PX:,} pixels. {self._received}")
+            raise ImageError(f"{received}: a side may have up to {MAX_SIDE_PX:,}")
         if self.width_px * self.height_px > MAX_PIXELS:
-            raise ImageError(f"a picture may have up to {MAX_PIXELS:,} pixels. {self._received}")
-
-    @property
-    def _received(self) -> str:
-        return f"Received: {self.width_px:,} × {self.height_px:,}. Make it smaller."
+            raise ImageError(f"{received}: there may be up to {MAX_PIXELS:,}")
 
 
 def truncated(name: str) -> ImageError:
     """Return the error for a file that ends too early."""
-    return ImageError(f"a {name} must be complete. Received: one that is truncated. Copy the file again.")
+    return ImageError(f"a truncated {name}")
 
 
 def damaged(name: str, what: str) -> ImageError:
-    """Return the error for a file that breaks its format: "a PNG must be undamaged. Received: …"."""
-    return ImageError(f"a {name} must be undamaged. Received: {what}. Open and save it again.")
+    """Return the error for a file that breaks its format: "a damaged PNG: no image data"."""
+    return ImageError(f"a damaged {name}: {what}")
 
 
-def unsupported(name: str, what: str) -> ImageError:
-    """Return the error for a file that is valid, but of a kind that not every decoder reads alike."""
-    return ImageError(f"{what} is not supported. Save the {name} as a usual one, or as PNG.")
+def unsupported(kind: str) -> ImageError:
+    """Return the error for a file that decoders do not read alike: "a lossless JPEG: save it as PNG"."""
+    return ImageError(f"{kind}: save it as PNG")

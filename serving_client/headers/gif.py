@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from serving_client.headers.contents import MAX_BLOCKS, Contents, damaged, truncated, unsupported
 
+MAX_FRAME_PIXELS = 2**24
+"""Most pixels of the first frame: their codes may have to be counted, in 0.3 µs each."""
+
 MAX_ALL_PIXELS = 2**28
 """Most pixels of all frames together: TensorFlow decodes all of them, and keeps the first."""
 
@@ -27,7 +30,59 @@ def read(data: bytes) -> Contents:
         pass
     if not blocks.frames:
         raise damaged("GIF", "no frame")
-    return Contents("GIF", *blocks.canvas, tuple(blocks.parts), blocks.palette_size)
+    contents = Contents("GIF", *blocks.canvas, tuple(blocks.parts), blocks.palette_size)
+    if contents.width_px * contents.height_px > MAX_FRAME_PIXELS:
+        raise unsupported(f"a GIF with more than {MAX_FRAME_PIXELS:,} pixels")
+    return contents
+
+
+def check_image_data(data: bytes, contents: Contents) -> None:
+    """Check that the first frame's codes give all of its pixels; this takes Python's time for each code.
+
+    Pillow leaves the rest in the palette's first colour, and giflib refuses the file.
+
+    Args:
+      contents: of this file, from `read`.
+    Raises:
+      ImageError: there are too few codes.
+    """
+    start = contents.parts[-2].start
+    position = start + 10 + 3 * _palette_size(data[start + 9])
+    least_bits, position = data[position], position + 1
+    blocks = []
+    while length := data[position]:
+        blocks.append(data[position + 1 : position + 1 + length])
+        position += 1 + length
+    pixels = contents.width_px * contents.height_px
+    if _count_pixels(b"".join(blocks), least_bits, pixels) < pixels:
+        raise damaged("GIF", "too few pixels")
+
+
+def _count_pixels(codes: bytes, least_bits: int, enough: int) -> int:
+    """Count the pixels that LZW codes stand for, up to `enough` or more."""
+    clear, end = 1 << least_bits, (1 << least_bits) + 1
+    lengths: list[int] = []
+    pixels = waiting = waiting_bits = previous = 0
+    bits = least_bits + 1
+    for byte in codes:
+        waiting |= byte << waiting_bits
+        waiting_bits += 8
+        while waiting_bits >= bits:
+            code = waiting & (1 << bits) - 1
+            waiting >>= bits
+            waiting_bits -= bits
+            if code == end or pixels >= enough:
+                return pixels
+            if code == clear or not lengths:
+                lengths, bits, previous = [1] * (clear + 2), least_bits + 1, 0
+            if code == clear:
+                continue
+            if previous and len(lengths) < 4096:
+                lengths.append(previous + 1)
+                bits = min(12, max(bits, len(lengths).bit_length()))
+            previous = lengths[min(code, len(lengths) - 1)]
+            pixels += previous
+    return pixels
 
 
 class _Blocks:
@@ -82,14 +137,14 @@ class _Blocks:
         left, top, width, height = (_number(self._data, start + at) for at in (1, 3, 5, 7))
         self.frames += 1
         if self.frames == 1 and (left, top, width, height) != (0, 0, *self.canvas):
-            raise unsupported("GIF", "a GIF whose first frame does not fill its canvas")
+            raise unsupported("a GIF whose first frame does not fill its canvas")
         if self.frames == 1:
             self.palette_size = _palette_size(flags) or self.palette_size
             if not self.palette_size:
                 raise damaged("GIF", "a frame without a palette")
         self._all_pixels += width * height
         if self._all_pixels > MAX_ALL_PIXELS:
-            raise unsupported("GIF", f"a GIF with more than {MAX_ALL_PIXELS:,} pixels in all its frames")
+            raise unsupported(f"a GIF with more than {MAX_ALL_PIXELS:,} pixels in all its frames")
         image_data = start + 10 + 3 * _palette_size(flags)
         self._skip_blocks(image_data + 1)
 

@@ -104,7 +104,7 @@ class _Segments:
         elif marker == _DRI and len(body) == 2:
             self._restart_interval = int.from_bytes(body, "big")
         elif marker in _SOF_UNSUPPORTED:
-            raise unsupported("JPEG", _SOF_UNSUPPORTED[marker])
+            raise unsupported(_SOF_UNSUPPORTED[marker])
         elif marker not in (*_TABLES, *_METADATA):
             raise damaged("JPEG", f"an unexpected segment 0x{marker:02X}")
 
@@ -113,7 +113,7 @@ class _Segments:
             raise damaged("JPEG", "a scan before the frame header")
         self._scans += 1
         if self._scans > MAX_SCANS:
-            raise unsupported("JPEG", f"a JPEG with more than {MAX_SCANS} scans")
+            raise unsupported(f"a JPEG with more than {MAX_SCANS} scans")
         units = self.frame.add_scan(body)
         after = _AFTER_SCAN.search(self._data, self._position)
         if after is None:
@@ -133,13 +133,13 @@ class _Frame:
         if len(body) < 6 or len(body) != 6 + 3 * body[5]:
             raise damaged("JPEG", "a frame header of a wrong length")
         if body[0] != 8:
-            raise unsupported("JPEG", f"a JPEG with {body[0]} bits")
+            raise unsupported(f"a JPEG with {body[0]} bits")
         self.height_px = int.from_bytes(body[1:3], "big")
         self.width_px = int.from_bytes(body[3:5], "big")
         self._is_progressive = is_progressive
         self._sampling = {body[at]: divmod(body[at + 1], 16) for at in range(6, len(body), 3)}
         if len(self._sampling) != body[5] or body[5] not in (1, 3, 4):
-            raise unsupported("JPEG", f"a JPEG with {body[5]} components")
+            raise unsupported(f"a JPEG with {body[5]} components")
         if not all(1 <= factor <= 4 for factors in self._sampling.values() for factor in factors):
             raise damaged("JPEG", "a frame header with wrong sampling factors")
         # The lowest bit that is known of each coefficient; -1: none.

@@ -50,7 +50,7 @@ def read(data: bytes) -> Contents:
     for name, body in chunks:
         if name not in _CRITICAL:
             if name[:1].isupper():
-                raise unsupported("PNG", f"a PNG with a chunk {name.decode('latin-1')!a}")
+                raise unsupported(f"a PNG with a chunk {name.decode('latin-1')!a}")
         elif name != b"PLTE" or colour_type == _PALETTE:
             parts.append(slice(body.start - 8, body.stop + 4))
         if name == b"PLTE":
@@ -122,7 +122,7 @@ def check_image_data(data: bytes, contents: Contents) -> None:
                     received += len(inflate.decompress(compressed, _BUFFER))
                     compressed = inflate.unconsumed_tail
     except zlib.error as error:
-        raise damaged("PNG", f"damaged image data ({error})") from error
+        raise damaged("PNG", f"its image data ({error})") from error
     if received != expected or not inflate.eof:
         raise damaged("PNG", f"image data of {received:,} bytes instead of {expected:,}")
 

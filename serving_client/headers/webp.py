@@ -36,7 +36,7 @@ def read(data: bytes) -> Contents:
     bitstream = _first_bitstream(data, chunks)
     size = _size(data[bitstream.start - 8 : bitstream.start + 10])
     if canvas not in (None, size):
-        raise unsupported("WebP", "a WebP whose first frame does not fill its canvas")
+        raise unsupported("a WebP whose first frame does not fill its canvas")
     return Contents("WebP", *size, (slice(bitstream.start - 8, bitstream.stop),))
 
 
@@ -67,7 +67,7 @@ def _first_bitstream(data: bytes, chunks: list[tuple[bytes, slice]]) -> slice:
             return body
         if name == b"ANMF":
             if any(data[body][:6]):  # its left and its top
-                raise unsupported("WebP", "a WebP whose first frame does not fill its canvas")
+                raise unsupported("a WebP whose first frame does not fill its canvas")
             return _first_bitstream(
                 data,
                 [

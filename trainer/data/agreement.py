@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from serving_client import preprocessing
+from serving_client import decoding
 from serving_client.errors import ImageError
 from trainer.data.decoding import decode
 from trainer.data.image_set import ImageSet
@@ -47,7 +47,7 @@ def _client_agrees(encoded: bytes, levels: np.ndarray) -> bool:
 
 def _decode_as_client(encoded: bytes) -> np.ndarray:
     """Return uint8 (H, W, 3)."""
-    return np.asarray(preprocessing.decode(encoded))
+    return np.asarray(decoding.decode(encoded))
 
 
 def find_undecodable(image_sets: Iterable[ImageSet]) -> list[InvalidImage]:
@@ -69,7 +69,7 @@ def _why_undecodable(path: Path) -> str | None:
     try:
         as_client = _decode_as_client(encoded)
     except ImageError as error:
-        return str(error).removeprefix(f"{preprocessing.display_name(encoded)}: ")
+        return str(error)
     try:
         levels = decode(tf.constant(encoded)).numpy()
     except tf.errors.OpError as error:
@@ -77,5 +77,5 @@ def _why_undecodable(path: Path) -> str | None:
         message: str = error.message
         return message.split("}} ", 1)[-1].split(" [Op:", 1)[0].rstrip(".").strip()
     if not np.array_equal(as_client, levels):
-        return "Pillow and TensorFlow decode it to different pixels. Save it as PNG"
+        return "Pillow and TensorFlow decode it to different pixels: save it as PNG"
     return None
