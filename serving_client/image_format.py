@@ -89,7 +89,7 @@ def inspect(data: bytes) -> Contents:
         raise ImageError("zero bytes")
     name = format_of(data)
     if name not in _READERS:
-        raise ImageError(f"a {name} file" if name else f"{len(data):,} bytes of an unknown format")
+        raise ImageError(f"a file of the format {name}" if name else f"{len(data):,} bytes of an unknown format")
     return _READERS[name](data)
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from serving_client.headers.contents import MAX_BLOCKS, Contents, damaged, truncated, unsupported
+from serving_client.headers.contents import Contents, damaged, truncated, unsupported
 
 _BITSTREAMS = (b"VP8 ", b"VP8L")
 _FRAME_HEADER = 16
+_MAX_CHUNKS = 1000
 
 
 def read(data: bytes) -> Contents:
@@ -48,7 +49,7 @@ def file_of(bitstream: bytes) -> bytes:
 
 def _chunks(data: bytes, position: int, end: int) -> Iterator[tuple[bytes, slice]]:
     """Yield the name of each chunk and where its body lies."""
-    for _ in range(MAX_BLOCKS):
+    for _ in range(_MAX_CHUNKS):
         if position == end:
             return
         body = position + 8
@@ -57,7 +58,7 @@ def _chunks(data: bytes, position: int, end: int) -> Iterator[tuple[bytes, slice
             raise damaged("WebP", "a chunk that is longer than the file")
         yield data[position : position + 4], slice(body, body + length)
         position = min(body + length + length % 2, end)
-    raise damaged("WebP", f"more than {MAX_BLOCKS:,} chunks")
+    raise damaged("WebP", f"more than {_MAX_CHUNKS:,} chunks")
 
 
 def _first_bitstream(data: bytes, chunks: list[tuple[bytes, slice]]) -> slice:

@@ -62,7 +62,7 @@ def test_preprocess_input_refuses_an_unknown_mode() -> None:
     ("image", "received"),
     [
         pytest.param("nowhere.jpg", "nowhere.jpg", id="missing file"),
-        pytest.param(b"", "0 bytes", id="no bytes"),
+        pytest.param(b"", "zero bytes", id="no bytes"),
         pytest.param(b"text", "4 bytes", id="text"),
         pytest.param(png(LEVELS)[:-40], "image bytes", id="truncated"),
         pytest.param(LEVELS.astype(np.float32), r"float32 \(9, 5, 3\)", id="float array"),
