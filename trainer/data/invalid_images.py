@@ -53,8 +53,10 @@ def _why_invalid(path: Path, data: bytes) -> str | None:
         return "zero bytes"
     if data.startswith(_JPEG_OR_PNG):
         return None
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return None
     if not data.startswith((b"BM", b"GIF8")):
-        return "not a JPEG, PNG, BMP or GIF file"
+        return "not a JPEG, PNG, BMP, GIF or WebP file"
     # TensorFlow decodes a palette's indices as grey levels, and misplaces a first frame that is smaller
     # than the canvas.
     try:

@@ -36,8 +36,8 @@ GRADIENT = Image.linear_gradient("L").convert("RGB")
     ("content", "reason"),
     [
         pytest.param(b"", "zero bytes", id="empty"),
-        pytest.param(b"<html>", "JPEG, PNG, BMP or GIF", id="a web page named .jpg"),
-        pytest.param(b"RIFF....WEBPVP8 ", "JPEG, PNG, BMP or GIF", id="WebP named .jpg"),
+        pytest.param(b"<html>", "JPEG, PNG, BMP, GIF or WebP", id="a web page named .jpg"),
+        pytest.param(b"RIFF....WAVEfmt ", "JPEG, PNG, BMP, GIF or WebP", id="a sound named .jpg"),
         pytest.param(bmp(GRADIENT.quantize(8)), "palette", id="BMP with a palette"),
         pytest.param(gif_whose_first_frame_is_smaller(), "first frame", id="GIF with a small first frame"),
         pytest.param(b"BM", "", id="BMP without a header"),
@@ -60,6 +60,7 @@ def test_refuses_files_that_training_and_serving_would_not_decode_alike(
         pytest.param(b"\xff\xd8\xff", id="JPEG"),
         pytest.param(b"\x89PNG\r\n\x1a\n", id="PNG"),
         pytest.param(bmp(GRADIENT), id="BMP"),
+        pytest.param(b"RIFF....WEBP", id="WebP"),
     ],
 )
 def test_accepts_the_beginning_of_each_format(tmp_path: Path, content: bytes) -> None:
