@@ -63,7 +63,8 @@ def _add_classify(subparsers: argparse._SubParsersAction[argparse.ArgumentParser
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="JPEG, PNG, BMP or GIF files, folders, or patterns; - reads an image from standard input",
+        help="JPEG, PNG, BMP, GIF, WebP, HEIC or AVIF files, folders, or patterns; - reads an image from "
+        "standard input",
     )
     classify.add_argument("--top", type=_at_least_1, default=1, help="labels per image (default: 1)")
     classify.add_argument(

@@ -12,8 +12,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from serving_client import image_format
-from serving_client.headers import bmp, gif, png, webp
+from serving_client.errors import ImageError
+from serving_client.headers import bmp, gif, png
 from serving_client.headers.contents import Contents, damaged
+from serving_client.webp import first_frame
 
 
 def decode(data: bytes) -> Image.Image:
@@ -34,7 +36,11 @@ def decode(data: bytes) -> Image.Image:
         png.check_image_data(data, contents)
     try:
         return _decode_with_pillow(data, contents)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except ImageError:
+        raise
+    # Pillow raises OSError, ValueError, SyntaxError, struct.error, EOFError and others, and its warnings where
+    # those are errors.
+    except Exception as error:
         # For a header that it does not recognize, Pillow's message holds the BytesIO's address.
         reason = "unknown header" if isinstance(error, UnidentifiedImageError) else str(error)
         raise damaged(contents.format, f"it cannot be decoded ({reason})") from error
@@ -52,7 +58,7 @@ def _decode_bmp(data: bytes, contents: Contents) -> Image.Image:
 def _decode_with_pillow(data: bytes, contents: Contents) -> Image.Image:
     picture = b"".join(data[part] for part in contents.parts)
     if contents.format == "WebP":
-        picture = webp.file_of(picture)
+        picture = first_frame(picture)
     with Image.open(io.BytesIO(picture), formats=(contents.format,)) as image:
         if image.size != (contents.width_px, contents.height_px):
             raise damaged(contents.format, f"a second size of {image.width} × {image.height}")

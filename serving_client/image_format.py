@@ -13,6 +13,7 @@ from collections.abc import Callable
 from serving_client.errors import ImageError
 from serving_client.headers import bmp, gif, jpeg, png, webp
 from serving_client.headers.contents import Contents
+from serving_client.heif import heif_format
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WebP")
 
@@ -45,12 +46,6 @@ _SIGNATURES = (
     (0, b"\x1f\x8b", "gzip"),
 )
 
-_HEIF_BRANDS = (
-    ("AVIF", {b"avif", b"avis"}),
-    ("HEIC", {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}),
-)
-_MAX_BRANDS = 16
-
 _TEXT_STARTS = (
     (b"<svg", "SVG"),
     (b"<!doctype html", "HTML"),
@@ -68,10 +63,8 @@ def format_of(data: bytes) -> str | None:
     for start, signature, name in _SIGNATURES:
         if data.startswith(signature, start) and (name != "WebP" or data.startswith(b"RIFF")):
             return name
-    if data[4:8] == b"ftyp":
-        end = min(int.from_bytes(data[:4], "big"), 8 + 4 * _MAX_BRANDS)
-        brands = {data[start : start + 4] for start in range(8, end, 4)}
-        return next((name for name, known in _HEIF_BRANDS if brands & known), None)
+    if heif := heif_format(data):
+        return heif
     text = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for start_of_text, name in _TEXT_STARTS:
         if text.startswith(start_of_text):
@@ -89,7 +82,9 @@ def inspect(data: bytes) -> Contents:
         raise ImageError("zero bytes")
     name = format_of(data)
     if name not in _READERS:
-        raise ImageError(f"a file of the format {name}" if name else f"{len(data):,} bytes of an unknown format")
+        raise ImageError(
+            f"a file of the format {name}" if name else f"{len(data):,} bytes of an unknown format"
+        )
     return _READERS[name](data)
 
 

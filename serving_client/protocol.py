@@ -229,7 +229,7 @@ def _prepare(
     for image in batch:
         try:
             if via == "encoded":
-                encoded.append(preprocessing.encode(image))
+                encoded.append(preprocessing.encode(image, spec))
             else:
                 rows[valid] = preprocessing.preprocess(image, spec)
         except ImageError as error:

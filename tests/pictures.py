@@ -104,7 +104,9 @@ def png_with_text() -> bytes:
 
 
 def exif() -> Image.Exif:
+    """Return Exif data with an orientation, a quarter turn."""
     data = Image.Exif()
+    data[0x0112] = 6
     data[0x010F] = "a maker"
     return data
 

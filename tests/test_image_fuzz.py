@@ -23,7 +23,7 @@ from trainer.data.invalid_images import inspect_image_file
 from trainer.errors import DataError
 
 SIZE_PX = 8
-SPEC = InputSpec(SIZE_PX, SIZE_PX, mode="none")
+SPEC = InputSpec(SIZE_PX, SIZE_PX, mode="none", exif_orientation=True)
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WebP")
 
 
@@ -63,14 +63,14 @@ def screen(paths: Iterable[Path]) -> Screened:
 def assert_client_agrees(screened: Screened) -> None:
     """Refuse and accept the same files as the trainer, for the same reasons, with the same levels."""
     for path, reason in screened.refused.items():
-        for read in (preprocessing.decode, preprocessing.encode):
+        for read in (preprocessing.preprocess, preprocessing.encode):
             with pytest.raises(ImageError) as caught:
-                read(path)
+                read(path, SPEC)
             assert reason in str(caught.value), path
             assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     for path in screened.valid:
         client = preprocessing.preprocess(path, SPEC)
-        graph = decode_and_resize(tf.constant(preprocessing.encode(path)), SIZE_PX).numpy()
+        graph = decode_and_resize(tf.constant(preprocessing.encode(path, SPEC)), SIZE_PX).numpy()
         np.testing.assert_allclose(client, graph, rtol=0, atol=0.01, err_msg=str(path))
 
 
@@ -98,7 +98,7 @@ def test_files_of_every_kind_are_valid_and_decoded_alike(tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes in two splits with 40 damaged files each; one picture of each kind in the training split."""
+    """Two classes in two splits, each with 40 damaged files; the first also has a valid file of each kind."""
     root = tmp_path_factory.mktemp("damaged")
     for number, split in enumerate(("train", "validation")):
         for label, name in enumerate(("one", "other")):

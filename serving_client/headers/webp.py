@@ -17,7 +17,7 @@ _MAX_CHUNKS = 1000
 def read(data: bytes) -> Contents:
     """Read the chunks of a WebP; the pixels of an animated one are those of its first frame.
 
-    Only the first lossy or lossless bitstream decides the pixels. Alpha is dropped.
+    Only the first lossy or lossless bitstream decides the pixels (`serving_client.webp`). Alpha is dropped.
 
     Raises:
       ImageError: it is damaged or truncated, or its first frame does not fill the canvas.
@@ -38,13 +38,7 @@ def read(data: bytes) -> Contents:
     size = _size(data[bitstream.start - 8 : bitstream.start + 10])
     if canvas not in (None, size):
         raise unsupported("a WebP whose first frame does not fill its canvas")
-    return Contents("WebP", *size, (slice(bitstream.start - 8, bitstream.stop),))
-
-
-def file_of(bitstream: bytes) -> bytes:
-    """Return the WebP file that holds this one chunk."""
-    padded = bitstream + bytes(len(bitstream) % 2)
-    return b"RIFF" + (4 + len(padded)).to_bytes(4, "little") + b"WEBP" + padded
+    return Contents("WebP", *size, (slice(0, end),))
 
 
 def _chunks(data: bytes, position: int, end: int) -> Iterator[tuple[bytes, slice]]:

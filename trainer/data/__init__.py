@@ -1,12 +1,17 @@
 """Turn images in class folders into checked image sets, and those into batches of tensors.
 
-Modules: folders, image_set, invalid_images, quality, screening; decoding, agreement, augmentation,
-pipeline.
+Modules: folders, image_set, invalid_images, quality, screening; decoding, chunks, orientation, webp,
+agreement, augmentation, pipeline.
 """
 
 from trainer.data.agreement import find_undecodable
 from trainer.data.augmentation import AUGMENTATION
-from trainer.data.decoding import decode_and_resize, decode_or_flag
+from trainer.data.decoding import (
+    DECODING,
+    decode_and_resize,
+    decode_or_flag,
+    decode_upright,
+)
 from trainer.data.folders import Scan, scan_folders, scan_split
 from trainer.data.image_set import ImageSet, Splits
 from trainer.data.invalid_images import invalid_images_error
@@ -16,6 +21,7 @@ from trainer.data.screening import ScreenedImages
 
 __all__ = [
     "AUGMENTATION",
+    "DECODING",
     "ImageExamples",
     "ImageSet",
     "Scan",
@@ -24,6 +30,7 @@ __all__ = [
     "balanced_class_weights",
     "decode_and_resize",
     "decode_or_flag",
+    "decode_upright",
     "duplicate_warnings",
     "find_duplicates",
     "find_undecodable",

@@ -14,6 +14,7 @@ from trainer.data.agreement import require_agreement
 from trainer.data.augmentation import augment, view_seed
 from trainer.data.decoding import decode, resize, without_autotuning
 from trainer.data.image_set import ImageSet
+from trainer.data.orientation import read_orientation, turn_upright
 from trainer.model import Backbone, preprocess_input
 from trainer.runtime import progress
 
@@ -80,7 +81,8 @@ class ImageExamples:
             # Copies are of the same file.
             decoded = tf.cond(view > 0, lambda: decoded, lambda: require_agreement(encoded, decoded))
             decoded.set_shape((None, None, 3))
-        levels = resize(decoded, self.image_size_px, self.resize_filter)
+        upright = turn_upright(decoded, read_orientation(encoded))
+        levels = resize(upright, self.image_size_px, self.resize_filter)
         if self.views > 1:
             levels = tf.cond(view > 0, lambda: augment(levels, seed), lambda: levels)
         return levels

@@ -56,6 +56,7 @@ class ModelCard:
                 "channels": "RGB",
                 "preprocessing": self.backbone.mode,
                 "resize_filter": self.resize_filter,
+                "exif_orientation": True,
             },
             "backbone": {"name": self.backbone.name, "weights": self.weights},
             "data": self.data,

@@ -31,6 +31,7 @@ def test_the_card_holds_labels_input_and_package_versions() -> None:
         "channels": "RGB",
         "preprocessing": "caffe",
         "resize_filter": "nearest",
+        "exif_orientation": True,
     }
     assert written["config"] == {"data": "/data"}
     versions = {name: written["packages"][name] for name in ("tensorflow", "keras", "numpy")}
