@@ -38,12 +38,15 @@ def decode(data: bytes) -> Image.Image:
         return _decode_with_pillow(data, contents)
     except ImageError:
         raise
-    # Pillow raises OSError, ValueError, SyntaxError, struct.error, EOFError and others, and its warnings where
-    # those are errors.
+    # Pillow raises OSError, ValueError, SyntaxError, EOFError and others, and its warnings if they are errors.
     except Exception as error:
-        # For a header that it does not recognize, Pillow's message holds the BytesIO's address.
-        reason = "unknown header" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise damaged(contents.format, f"it cannot be decoded ({reason})") from error
+        raise damaged(contents.format, f"it cannot be decoded ({_in_one_line(error)})") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its message holds the BytesIO's address
+        return "unknown header"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _decode_bmp(data: bytes, contents: Contents) -> Image.Image:

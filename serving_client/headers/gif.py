@@ -5,6 +5,8 @@ Source: Graphics Interchange Format, version 89a, CompuServe.
 
 from __future__ import annotations
 
+import dataclasses
+
 from serving_client.headers.contents import MAX_BLOCKS, Contents, damaged, truncated, unsupported
 
 MAX_FRAME_PIXELS = 2**24
@@ -25,15 +27,17 @@ def read(data: bytes) -> Contents:
     """
     if data[:6] not in (b"GIF87a", b"GIF89a") or len(data) < 13:
         raise damaged("GIF", "a header of an unknown version")
-    blocks = _Blocks(data)
+    contents = Contents("GIF", _number(data, 6), _number(data, 8), ())
+    if contents.width_px * contents.height_px > MAX_FRAME_PIXELS:
+        raise unsupported(
+            f"a GIF of {contents.width_px:,} × {contents.height_px:,} pixels, more than {MAX_FRAME_PIXELS:,}"
+        )
+    blocks = _Blocks(data, contents.width_px, contents.height_px)
     while blocks.read_next():
         pass
     if not blocks.frames:
         raise damaged("GIF", "no frame")
-    contents = Contents("GIF", *blocks.canvas, tuple(blocks.parts), blocks.palette_size)
-    if contents.width_px * contents.height_px > MAX_FRAME_PIXELS:
-        raise unsupported(f"a GIF with more than {MAX_FRAME_PIXELS:,} pixels")
-    return contents
+    return dataclasses.replace(contents, parts=tuple(blocks.parts), palette_size=blocks.palette_size)
 
 
 def check_image_data(data: bytes, contents: Contents) -> None:
@@ -89,16 +93,15 @@ class _Blocks:
     """The blocks that have been read so far.
 
     Attributes:
-      canvas: width and height in pixels.
       frames: number of frames.
       palette_size: number of colours of the first frame.
       parts: where the bytes lie that decide the first frame's pixels.
     """
 
-    def __init__(self, data: bytes) -> None:
-        self.canvas = _number(data, 6), _number(data, 8)
+    def __init__(self, data: bytes, width_px: int, height_px: int) -> None:
         self.frames = 0
         self._data = data
+        self._canvas = width_px, height_px
         self.palette_size = _palette_size(data[10])
         self._position = 13 + 3 * self.palette_size
         self._all_pixels = 0
@@ -136,7 +139,7 @@ class _Blocks:
         flags = self._data[start + 9]
         left, top, width, height = (_number(self._data, start + at) for at in (1, 3, 5, 7))
         self.frames += 1
-        if self.frames == 1 and (left, top, width, height) != (0, 0, *self.canvas):
+        if self.frames == 1 and (left, top, width, height) != (0, 0, *self._canvas):
             raise unsupported("a GIF whose first frame does not fill its canvas")
         if self.frames == 1:
             self.palette_size = _palette_size(flags) or self.palette_size
