@@ -38,7 +38,7 @@ def decode(data: bytes) -> Image.Image:
         return _decode_with_pillow(data, contents)
     except ImageError:
         raise
-    # Pillow raises OSError, ValueError, SyntaxError, EOFError and others, and its warnings if they are errors.
+    # Pillow raises OSError, ValueError, SyntaxError and others, and its warnings if they are errors.
     except Exception as error:
         raise damaged(contents.format, f"it cannot be decoded ({_in_one_line(error)})") from error
 
