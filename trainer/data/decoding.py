@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import tensorflow as tf
 
+from serving_client.errors import ImageError
 from trainer.config import ResizeFilter
 from trainer.data.image_set import ImageSet
 from trainer.data.invalid_images import InvalidImage
 from trainer.data.orientation import read_orientation, turn_upright
+from trainer.data.reading import lossless_copy
 from trainer.data.webp import decode_webp, is_webp
 
 DECODING = 2
@@ -131,7 +134,9 @@ def find_undecodable(image_sets: Iterable[ImageSet]) -> list[InvalidImage]:
 
 def _why_undecodable(path: str) -> str | None:
     try:
-        decode_and_resize(tf.io.read_file(path), 8)
+        decode_and_resize(tf.constant(lossless_copy(Path(path).read_bytes())), 8)
+    except (OSError, ImageError) as error:
+        return str(error)
     except tf.errors.OpError as error:
         # "{{function_node …}} reason [Op:DecodeJpeg]": only the reason helps a person.
         message: str = error.message

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from serving_client.heif import heif_format, why_unsupported
 from trainer.errors import DataError, join_names
 
 _JPEG_OR_PNG = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
@@ -53,10 +54,12 @@ def _why_invalid(path: Path, data: bytes) -> str | None:
         return "zero bytes"
     if data.startswith(_JPEG_OR_PNG):
         return None
+    if heif_format(data):
+        return why_unsupported(data)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return None
     if not data.startswith((b"BM", b"GIF8")):
-        return "not a JPEG, PNG, BMP, GIF or WebP file"
+        return "not a JPEG, PNG, BMP, GIF, WebP, HEIC or AVIF file"
     # TensorFlow decodes a palette's indices as grey levels, and misplaces a first frame that is smaller
     # than the canvas.
     try:

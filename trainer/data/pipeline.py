@@ -13,6 +13,7 @@ from trainer.config import ResizeFilter
 from trainer.data.augmentation import augment, view_seed
 from trainer.data.decoding import decode_and_resize, without_autotuning
 from trainer.data.image_set import ImageSet
+from trainer.data.reading import read_file
 from trainer.model import Backbone, preprocess_input
 from trainer.runtime import progress
 
@@ -68,7 +69,7 @@ class ImageExamples:
     def _read(
         self, path: tf.Tensor, label: tf.Tensor, view: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        levels = decode_and_resize(tf.io.read_file(path), self.image_size_px, self.resize_filter)
+        levels = decode_and_resize(read_file(path), self.image_size_px, self.resize_filter)
         if self.views > 1:
             levels = tf.cond(view > 0, lambda: augment(levels, seed), lambda: levels)
         return levels, label

@@ -2,11 +2,13 @@ import hashlib
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from serving_client import heif
 from trainer.data.invalid_images import (
     InvalidImage,
     inspect_image_file,
@@ -36,8 +38,8 @@ GRADIENT = Image.linear_gradient("L").convert("RGB")
     ("content", "reason"),
     [
         pytest.param(b"", "zero bytes", id="empty"),
-        pytest.param(b"<html>", "JPEG, PNG, BMP, GIF or WebP", id="a web page named .jpg"),
-        pytest.param(b"RIFF....WAVEfmt ", "JPEG, PNG, BMP, GIF or WebP", id="a sound named .jpg"),
+        pytest.param(b"<html>", "JPEG, PNG, BMP, GIF, WebP, HEIC or AVIF", id="a web page named .jpg"),
+        pytest.param(b"RIFF....WAVEfmt ", "JPEG, PNG, BMP, GIF, WebP, HEIC or AVIF", id="a sound named .jpg"),
         pytest.param(bmp(GRADIENT.quantize(8)), "palette", id="BMP with a palette"),
         pytest.param(gif_whose_first_frame_is_smaller(), "first frame", id="GIF with a small first frame"),
         pytest.param(b"BM", "", id="BMP without a header"),
@@ -93,3 +95,14 @@ def test_the_error_names_ten_files_with_reasons_and_the_flag() -> None:
     assert "a/10.jpg" not in message
     assert "--on-invalid-image skip" in message
     assert "--on-invalid-image" not in str(invalid_images_error(invalid, 30, can_be_skipped=False))
+
+
+@pytest.mark.parametrize(("brand", "name"), [(b"heic", "HEIC"), (b"avif", "AVIF")])
+def test_a_file_that_needs_another_package_is_invalid_and_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brand: bytes, name: str
+) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_bytes(b"\0\0\0\x10ftyp" + brand + bytes(100))
+    assert inspect_image_file(path)[1] is None
+    monkeypatch.setattr(heif, "_reader", lambda name: None)
+    assert re.search(rf"{name}.*pip install.*\[heif\]", str(inspect_image_file(path)[1]))
