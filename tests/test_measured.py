@@ -116,8 +116,8 @@ def stored_in_every_orientation(
     """Store a photograph in 8 orientations and 3 formats; `decoded` is the graph's decoding.
 
     PNG and WebP (lossless) have the photograph's own pixels and are compared with its file. A JPEG that is
-    written anew has other pixels, and one of turned pixels has others again. So a JPEG is compared with its own
-    decoded pixels, turned by Pillow and stored as PNG.
+    written anew has other pixels, and one of turned pixels has others again. So a JPEG is compared with its
+    own decoded pixels, turned by Pillow and stored as PNG.
     """
     original = path.read_bytes()
     photograph = preprocessing.decode(original, exif_orientation=True)
@@ -128,9 +128,10 @@ def stored_in_every_orientation(
             if format_name == "JPEG":
                 with Image.open(io.BytesIO(file)) as opened:
                     upright = encode(ImageOps.exif_transpose(opened), "PNG")
-            in_client = [preprocessing.preprocess(one, spec) for one in (file, upright)]
-            in_graph = [decoded(tf.constant(one)).numpy() for one in (file, upright)]
-            same = np.array_equal(*in_client) and np.array_equal(*in_graph)
+            in_client, expected_in_client = (preprocessing.preprocess(one, spec) for one in (file, upright))
+            in_graph, expected_in_graph = (decoded(tf.constant(one)).numpy() for one in (file, upright))
+            same = np.array_equal(in_client, expected_in_client)
+            same = same and np.array_equal(in_graph, expected_in_graph)
             name = f"{path.name} as {format_name}, orientation {orientation}"
             stored.append(Stored(name, file, upright, differs=not same))
     return stored
