@@ -35,16 +35,22 @@ def heif_format(data: bytes) -> Literal["HEIC", "AVIF"] | None:
     return "HEIC" if brands & _HEIC_BRANDS else None
 
 
+def why_unsupported(data: bytes) -> str | None:
+    """Say which package this installation lacks for an HEIC or AVIF image; None if it has it."""
+    name = heif_format(data)
+    return None if _reader(name) else f"{name} files need another package: {INSTALL}"
+
+
 def open_heif(data: bytes) -> Image.Image:
     """Open an HEIC or AVIF image, as Image.open does.
 
     Raises:
       ImageError: this installation cannot read the format; the message says what to install.
     """
-    name = heif_format(data)
-    reader = _reader(name)
-    if reader is None:
-        raise ImageError(f"{name} needs another package: {INSTALL}")
+    if reason := why_unsupported(data):
+        raise ImageError(reason)
+    reader = _reader(heif_format(data))
+    assert reader is not None
     return Image.open(io.BytesIO(data), formats=(reader,))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from serving_client.errors import ImageError
 from serving_client.headers import bmp, gif, jpeg, png, webp
 from serving_client.headers.contents import Contents
-from serving_client.heif import heif_format
+from serving_client.heif import heif_format, why_unsupported
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WebP")
 
@@ -89,7 +89,12 @@ def inspect(data: bytes) -> Contents:
 
 
 def why_invalid(data: bytes) -> str | None:
-    """Return what came instead of a valid picture, as `inspect` does; None for a valid one."""
+    """Return what came instead of a valid picture, as `inspect` does; None for a valid one.
+
+    An HEIC or AVIF file is valid if this installation has its decoder. TensorFlow gets a lossless copy of it.
+    """
+    if heif_format(data):
+        return why_unsupported(data)
     try:
         inspect(data)
     except ImageError as error:

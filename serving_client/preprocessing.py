@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from serving_client import decoding, image_format, resizing
 from serving_client.errors import ImageError
-from serving_client.heif import heif_format, open_heif
+from serving_client.heif import heif_format, open_heif, why_unsupported
 from serving_client.orientation import orientation_in_exif, read_orientation, turn_upright
 
 ImageInput = Union[str, "os.PathLike[str]", bytes, Image.Image, "npt.NDArray[np.uint8]"]
@@ -136,10 +136,10 @@ def encode(image: ImageInput, spec: InputSpec) -> bytes:
       ImageError: the image cannot be read or decoded.
     """
     if isinstance(image, (np.ndarray, Image.Image)):
-        return _as_png(decode(image, exif_orientation=spec.exif_orientation))
+        return to_png(decode(image, exif_orientation=spec.exif_orientation))
     data = read_bytes(image)
     decoded = _decode_bytes(data, display_name(image), exif_orientation=False)
-    return _as_png(decoded) if heif_format(data) else data
+    return to_png(decoded) if heif_format(data) else data
 
 
 def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
@@ -176,6 +176,8 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 def _decode_bytes(data: bytes, name: str, *, exif_orientation: bool) -> Image.Image:
     if heif_format(data):
+        if reason := why_unsupported(data):
+            raise ImageError(f"{name}: {reason}")
         with _explain_errors(f"{name}: cannot be decoded. Received: {len(data)} bytes"):
             with open_heif(data) as image:
                 levels = _as_rgb(image)
@@ -247,8 +249,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return (image.convert(by_way_of) if by_way_of else image).convert("RGB")
 
 
-def _as_png(image: Image.Image) -> bytes:
-    """Return the pixels as PNG, without the metadata that the image carries."""
+def to_png(image: Image.Image) -> bytes:
+    """Return a decoded image's pixels as a PNG file, without the metadata that it carries."""
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(image)).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()

@@ -18,6 +18,7 @@ FORMATS: dict[str, dict[str, Any]] = {
     "PNG": {"compress_level": 1},
     "WEBP": {"lossless": True, "quality": 0},
 }
+"""The formats whose orientation is in their Exif data, with what keeps their pixels as well as they can."""
 
 
 def exif_block(

@@ -1,6 +1,6 @@
 """Turn images in class folders into checked image sets, and those into batches of tensors.
 
-Modules: folders, image_set, invalid_images, quality, screening; decoding, chunks, orientation, webp,
+Modules: folders, image_set, invalid_images, quality, screening; decoding, reading, chunks, orientation, webp,
 agreement, augmentation, pipeline.
 """
 
@@ -17,6 +17,7 @@ from trainer.data.image_set import ImageSet, Splits
 from trainer.data.invalid_images import invalid_images_error
 from trainer.data.pipeline import ImageExamples, read_every_image
 from trainer.data.quality import balanced_class_weights, duplicate_warnings, find_duplicates, quality_warnings
+from trainer.data.reading import read_bytes
 from trainer.data.screening import ScreenedImages
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "find_undecodable",
     "invalid_images_error",
     "quality_warnings",
+    "read_bytes",
     "read_every_image",
     "scan_folders",
     "scan_split",

@@ -19,6 +19,7 @@ from serving_client.errors import ImageError
 from trainer.data.decoding import decode
 from trainer.data.image_set import ImageSet
 from trainer.data.invalid_images import InvalidImage
+from trainer.data.reading import lossless_copy
 
 
 def require_agreement(encoded: tf.Tensor, levels: tf.Tensor) -> tf.Tensor:
@@ -63,11 +64,10 @@ def find_undecodable(image_sets: Iterable[ImageSet]) -> list[InvalidImage]:
 
 def _why_undecodable(path: Path) -> str | None:
     try:
-        encoded = path.read_bytes()
+        encoded = lossless_copy(path.read_bytes())
+        as_client = _decode_as_client(encoded)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    try:
-        as_client = _decode_as_client(encoded)
     except ImageError as error:
         return str(error)
     try:

@@ -15,6 +15,7 @@ from trainer.data.augmentation import augment, view_seed
 from trainer.data.decoding import decode, resize, without_autotuning
 from trainer.data.image_set import ImageSet
 from trainer.data.orientation import read_orientation, turn_upright
+from trainer.data.reading import read_file
 from trainer.model import Backbone, preprocess_input
 from trainer.runtime import progress
 
@@ -75,7 +76,7 @@ class ImageExamples:
         )
 
     def _read(self, path: tf.Tensor, view: tf.Tensor, seed: tf.Tensor, *, is_first_read: bool) -> tf.Tensor:
-        encoded = tf.io.read_file(path)
+        encoded = read_file(path)
         decoded = decode(encoded)
         if is_first_read:
             # Copies are of the same file.

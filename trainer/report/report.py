@@ -18,7 +18,7 @@ import jinja2
 import tensorflow as tf
 from PIL import Image
 
-from trainer.data import decode_upright
+from trainer.data import decode_upright, read_bytes
 from trainer.report.analysis import (
     Mistake,
     calibration_bins,
@@ -184,7 +184,7 @@ def _thumbnail(path: Path) -> str | None:
     The trainer's decoder, not Pillow's, drops alpha: the thumbnail shows the image as the model sees it.
     """
     try:
-        levels = decode_upright(tf.constant(path.read_bytes())).numpy()
+        levels = decode_upright(tf.constant(read_bytes(path))).numpy()
     except (OSError, tf.errors.OpError):
         return None
     image = Image.fromarray(levels)

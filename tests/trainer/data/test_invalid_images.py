@@ -1,10 +1,12 @@
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from serving_client import heif
 from tests.pictures import numbered_picture
 from trainer.data.invalid_images import (
     InvalidImage,
@@ -60,3 +62,14 @@ def test_the_error_names_ten_files_with_reasons_and_the_flag() -> None:
     assert "a/10.jpg" not in message
     assert "--on-invalid-image skip" in message
     assert "--on-invalid-image" not in str(invalid_images_error(invalid, 30, can_be_skipped=False))
+
+
+@pytest.mark.parametrize(("brand", "name"), [(b"heic", "HEIC"), (b"avif", "AVIF")])
+def test_a_file_that_needs_another_package_is_invalid_and_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brand: bytes, name: str
+) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_bytes(b"\0\0\0\x10ftyp" + brand + bytes(100))
+    assert inspect_image_file(path)[1] is None
+    monkeypatch.setattr(heif, "_reader", lambda name: None)
+    assert re.search(rf"{name}.*pip install.*\[heif\]", str(inspect_image_file(path)[1]))
