@@ -9,14 +9,13 @@ import dataclasses
 
 from serving_client.headers.contents import MAX_BLOCKS, Contents, damaged, truncated, unsupported
 
-MAX_FRAME_PIXELS = 2**24
-"""Most pixels of the first frame: their codes may have to be counted, in 0.3 µs each."""
-
 MAX_ALL_PIXELS = 2**28
 """Most pixels of all frames together: TensorFlow decodes all of them, and keeps the first."""
 
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
 _GRAPHIC_CONTROL = 0xF9
+_CODE_SIZES = tuple(bytes([bits]) for bits in range(2, 9))
+"""LZW minimum code sizes. With others Pillow leaves the picture black, and giflib refuses the file."""
 
 
 def read(data: bytes) -> Contents:
@@ -28,65 +27,12 @@ def read(data: bytes) -> Contents:
     if data[:6] not in (b"GIF87a", b"GIF89a") or len(data) < 13:
         raise damaged("GIF", "a header of an unknown version")
     contents = Contents("GIF", _number(data, 6), _number(data, 8), ())
-    if contents.width_px * contents.height_px > MAX_FRAME_PIXELS:
-        raise unsupported(
-            f"a GIF of {contents.width_px:,} × {contents.height_px:,} pixels, more than {MAX_FRAME_PIXELS:,}"
-        )
     blocks = _Blocks(data, contents.width_px, contents.height_px)
     while blocks.read_next():
         pass
     if not blocks.frames:
         raise damaged("GIF", "no frame")
     return dataclasses.replace(contents, parts=tuple(blocks.parts), palette_size=blocks.palette_size)
-
-
-def check_image_data(data: bytes, contents: Contents) -> None:
-    """Check that the first frame's codes give all of its pixels; this takes Python's time for each code.
-
-    Pillow leaves the rest in the palette's first colour, and giflib refuses the file.
-
-    Args:
-      contents: of this file, from `read`.
-    Raises:
-      ImageError: there are too few codes.
-    """
-    start = contents.parts[-2].start
-    position = start + 10 + 3 * _palette_size(data[start + 9])
-    least_bits, position = data[position], position + 1
-    blocks = []
-    while length := data[position]:
-        blocks.append(data[position + 1 : position + 1 + length])
-        position += 1 + length
-    pixels = contents.width_px * contents.height_px
-    if _count_pixels(b"".join(blocks), least_bits, pixels) < pixels:
-        raise damaged("GIF", "too few pixels")
-
-
-def _count_pixels(codes: bytes, least_bits: int, enough: int) -> int:
-    """Count the pixels that LZW codes stand for, up to `enough` or more."""
-    clear, end = 1 << least_bits, (1 << least_bits) + 1
-    lengths: list[int] = []
-    pixels = waiting = waiting_bits = previous = 0
-    bits = least_bits + 1
-    for byte in codes:
-        waiting |= byte << waiting_bits
-        waiting_bits += 8
-        while waiting_bits >= bits:
-            code = waiting & (1 << bits) - 1
-            waiting >>= bits
-            waiting_bits -= bits
-            if code == end or pixels >= enough:
-                return pixels
-            if code == clear or not lengths:
-                lengths, bits, previous = [1] * (clear + 2), least_bits + 1, 0
-            if code == clear:
-                continue
-            if previous and len(lengths) < 4096:
-                lengths.append(previous + 1)
-                bits = min(12, max(bits, len(lengths).bit_length()))
-            previous = lengths[min(code, len(lengths) - 1)]
-            pixels += previous
-    return pixels
 
 
 class _Blocks:
@@ -149,6 +95,8 @@ class _Blocks:
         if self._all_pixels > MAX_ALL_PIXELS:
             raise unsupported(f"a GIF with more than {MAX_ALL_PIXELS:,} pixels in all its frames")
         image_data = start + 10 + 3 * _palette_size(flags)
+        if self.frames == 1 and self._data[image_data : image_data + 1] not in _CODE_SIZES:
+            raise damaged("GIF", "an impossible code size")
         self._skip_blocks(image_data + 1)
 
     def _skip_blocks(self, position: int) -> None:

@@ -89,6 +89,8 @@ def without_scan(data: bytes, number: int) -> bytes:
     return data[: starts[number]] + data[ends[number] :]
 
 
+GIF16 = pictures()["GIF of 16 colours"]
+CODE_SIZE = GIF16.index(b"\x2c\0\0\0\0") + 10
 PROGRESSIVE = pictures()["JPEG grey progressive"]
 RESTARTS = pictures()["JPEG with restart markers"]
 
@@ -144,6 +146,7 @@ RESTARTS = pictures()["JPEG with restart markers"]
         pytest.param(GIF[:6] + b"\xff\0" + GIF[8:], "fill its canvas", id="GIF, small first frame"),
         pytest.param(GIF[:10] + b"\0" + GIF[11:], "damaged GIF", id="GIF without a palette"),
         pytest.param(GIF[:3] + b"88a" + GIF[6:], "version", id="GIF, version"),
+        pytest.param(GIF16[:CODE_SIZE] + b"\x0c" + GIF16[CODE_SIZE + 1 :], "code size", id="GIF, code size"),
         pytest.param(GIF[:-1], "a truncated GIF", id="GIF without its end"),
         pytest.param(GIF[: 13 + 768] + b";", "no frame", id="GIF without a frame"),
         pytest.param(WEBP[:12] + b"ABCD" + WEBP[16:], "no picture", id="WebP without a picture"),
