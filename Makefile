@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "make setup: this Python has no venv module. On Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,cluster,fetch,gateway,tracing]' --group dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,cluster,fetch,gateway,heif,tracing]' --group dev
 	@touch $@
 
 demo: setup ## Train on a small image set, serve it, classify pictures (about 1 minute)

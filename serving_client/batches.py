@@ -56,7 +56,7 @@ class Batch:
         for index, image in enumerate(images):
             try:
                 if via == "encoded":
-                    encoded.append(preprocessing.encode(image))
+                    encoded.append(preprocessing.encode(image, spec))
                 else:
                     rows[index - len(invalid)] = preprocessing.preprocess(image, spec)
             except ImageError as error:
@@ -75,8 +75,13 @@ class Batch:
         return {_SIGNATURES[self.via][1]: self.inputs}
 
     def fits(self, spec: InputSpec) -> bool:
-        """Whether a version with this input can be asked. The bytes of files suit every version."""
-        return self.via == "encoded" or self.spec == spec
+        """Whether a version with this input can be asked. The bytes of files suit every version.
+
+        Pixels that become a file here are turned or not, as the version expects.
+        """
+        if self.via == "encoded":
+            return self.spec.exif_orientation == spec.exif_orientation
+        return self.spec == spec
 
     def results(self, answer: Answer, card: ModelCard, top_k: int) -> list[Result]:
         """Return a result per image: the answer's row for it, or why it is invalid.

@@ -68,7 +68,8 @@ def _add_classify(subparsers: argparse._SubParsersAction[Parser]) -> None:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="JPEG, PNG, BMP or GIF files, folders, or patterns; - reads an image from standard input",
+        help="JPEG, PNG, BMP, GIF, WebP, HEIC or AVIF files, folders, or patterns; - reads an image from "
+        "standard input",
     )
     classify.add_argument("--top", type=count, default=1, metavar="N", help="labels per image (default: 1)")
     classify.add_argument(

@@ -107,8 +107,8 @@ class Client:
         """Classify images of any size and return one prediction each, in the same order.
 
         Args:
-          images: any number of paths, encoded bytes (JPEG, PNG, BMP, GIF), PIL images or uint8 RGB arrays
-            (H, W, 3), in any mixture.
+          images: any number of paths, encoded bytes (JPEG, PNG, BMP, GIF, WebP, HEIC, AVIF), PIL images or
+            uint8 RGB arrays (H, W, 3), in any mixture.
           top_k: labels per prediction, at least 1. A prediction never has more scores than the model has
             labels.
           via: "images" decodes, resizes and preprocesses here and sends float32. "encoded" sends the files'

@@ -7,9 +7,10 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 
+from serving_client import heif
 from serving_client.errors import ImageError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", *heif.SUFFIXES)
 STDIN = "-"
 
 

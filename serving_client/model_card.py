@@ -59,7 +59,8 @@ def parse_model_card(text: bytes) -> ModelCard:
             )
         spec = raw["input"]
         known = spec["preprocessing"] in MODES and spec["resize_filter"] in resizing.FILTERS
-        if not known or spec["channels"] != "RGB":
+        exif_orientation = spec.get("exif_orientation", False)
+        if not known or spec["channels"] != "RGB" or not isinstance(exif_orientation, bool):
             raise ServerError(
                 f"This client cannot produce the input that the model card requires. Received: {spec}. "
                 "Install the client of the trainer's release."
@@ -69,7 +70,11 @@ def parse_model_card(text: bytes) -> ModelCard:
             version=int(raw["version"]),
             labels=tuple(raw["labels"]),
             input=InputSpec(
-                int(spec["height_px"]), int(spec["width_px"]), spec["preprocessing"], spec["resize_filter"]
+                int(spec["height_px"]),
+                int(spec["width_px"]),
+                spec["preprocessing"],
+                spec["resize_filter"],
+                exif_orientation=exif_orientation,
             ),
             raw=raw,
             model_id=str(raw.get("model_id", "")),

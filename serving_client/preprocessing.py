@@ -7,24 +7,28 @@ does the same with TensorFlow and Keras. Resized levels agree with the trainer's
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Union
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from serving_client import resizing
+from serving_client import decoding, image_format, resizing
 from serving_client.errors import ImageError
+from serving_client.heif import heif_format, open_heif, why_unsupported
+from serving_client.orientation import orientation_in_exif, read_orientation, turn_upright
 
 ImageInput = Union[str, "os.PathLike[str]", bytes, Image.Image, "npt.NDArray[np.uint8]"]
 """A path, encoded bytes, a PIL image, or a uint8 RGB array (H, W, 3)."""
 
 MODES = ("tf", "torch", "caffe", "none")
-FORMATS = ("JPEG", "PNG", "BMP", "GIF")
+FORMAT_NAMES = "JPEG, PNG, BMP, GIF, WebP, HEIC or AVIF"
 
 # Keras computes in float32. float64 would round differently.
 _TORCH_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -39,12 +43,14 @@ class InputSpec:
     Attributes:
       mode: how `preprocess_input` scales levels, one of MODES.
       resize_filter: how images are brought to this size, one of resizing.FILTERS.
+      exif_orientation: whether images are turned upright first. Versions of release 0.1.0 do not.
     """
 
     height_px: int
     width_px: int
     mode: str
     resize_filter: str = "bilinear"
+    exif_orientation: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -90,14 +96,18 @@ def preprocess(image: ImageInput, spec: InputSpec) -> npt.NDArray[np.float32]:
     Raises:
       ImageError: the image cannot be read or decoded.
     """
-    levels = np.asarray(decode(image))
+    levels = np.asarray(decode(image, exif_orientation=spec.exif_orientation))
     resized = resizing.resize(levels, spec.height_px, spec.width_px, spec.resize_filter)
     return preprocess_input(resized, spec.mode)
 
 
-def decode(image: ImageInput) -> Image.Image:
+def decode(image: ImageInput, *, exif_orientation: bool = False) -> Image.Image:
     """Decode any kind of image to RGB levels.
 
+    Args:
+      exif_orientation: turn the image upright by its EXIF orientation. A PIL image has one if it carries Exif
+        data: as `Image.open` returns it, and after `convert`, `crop` or `resize`, but not after
+        `ImageOps.exif_transpose`. An array has none. HEIC and AVIF images are always upright.
     Raises:
       ImageError: the image cannot be read or decoded.
     """
@@ -107,14 +117,17 @@ def decode(image: ImageInput) -> Image.Image:
                 f"An image array must have dtype uint8 and shape (H, W, 3), RGB. Received: "
                 f"{image.dtype} {image.shape}. Use predict() for preprocessed tensors."
             )
-        return Image.fromarray(image)
+        return Image.fromarray(np.ascontiguousarray(image))
     if isinstance(image, Image.Image):
-        return _as_rgb(image)
-    return _decode_bytes(read_bytes(image), display_name(image))
+        return _decode_pil(image, exif_orientation=exif_orientation)
+    return _decode_bytes(read_bytes(image), display_name(image), exif_orientation=exif_orientation)
 
 
-def encode(image: ImageInput) -> bytes:
-    """Return the bytes for the signature `encoded_images`: the file's own, or a lossless PNG of the pixels.
+def encode(image: ImageInput, spec: InputSpec) -> bytes:
+    """Return the bytes for the signature `encoded_images`.
+
+    A file goes unchanged, because the signature itself turns it if `spec` says so. HEIC, AVIF, PIL images and
+    arrays become a PNG of the upright pixels, without Exif data.
 
     The bytes are decoded here once as a check. TensorFlow Serving batches several callers' rows, and an
     invalid image would fail all of them.
@@ -123,12 +136,10 @@ def encode(image: ImageInput) -> bytes:
       ImageError: the image cannot be read or decoded.
     """
     if isinstance(image, (np.ndarray, Image.Image)):
-        buffer = io.BytesIO()
-        decode(image).save(buffer, format="PNG", compress_level=1)
-        return buffer.getvalue()
+        return to_png(decode(image, exif_orientation=spec.exif_orientation))
     data = read_bytes(image)
-    _decode_bytes(data, display_name(image))
-    return data
+    decoded = _decode_bytes(data, display_name(image), exif_orientation=False)
+    return to_png(decoded) if heif_format(data) else data
 
 
 def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
@@ -145,38 +156,74 @@ def read_bytes(image: str | os.PathLike[str] | bytes) -> bytes:
         )
     try:
         return Path(image).read_bytes()
-    except OSError as error:
-        raise ImageError(f"{image}: cannot be read: {error.strerror}. Check the path.") from error
+    except (OSError, ValueError, TypeError) as error:  # ValueError: a NUL; TypeError: a path in bytes
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise ImageError(f"{display_name(image)}: cannot be read: {reason}. Check the path.") from error
 
 
-def _decode_bytes(data: bytes, name: str) -> Image.Image:
+def image_size(data: bytes) -> tuple[int, int]:
+    """Return width and height of an image file, in pixels, from its header alone.
+
+    Raises:
+      ImageError: the bytes are not a valid image, or of a format that needs another package.
+    """
+    if heif_format(data):
+        with _explain_errors("The image cannot be read"), open_heif(data) as image:
+            return image.size
+    contents = image_format.inspect(data)
+    return contents.width_px, contents.height_px
+
+
+def _decode_bytes(data: bytes, name: str, *, exif_orientation: bool) -> Image.Image:
+    if heif_format(data):
+        if reason := why_unsupported(data):
+            raise ImageError(f"{name}: {reason}")
+        with _explain_errors(f"{name}: cannot be decoded. Received: {len(data)} bytes"):
+            with open_heif(data) as image:
+                levels = _as_rgb(image)
+            return turn_upright(levels, _orientation_of(image))
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if reason := _unsupported_by_tensorflow(image, data):
-                raise ImageError(f"{name}: {reason}. Save it as PNG.")
-            if image.format == "PNG":
-                # Pillow skips a damaged chunk; TensorFlow refuses the file.
-                image.verify()
-                image = Image.open(io.BytesIO(data), formats=FORMATS)
-            return _as_rgb(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # For an unknown format, Pillow's message holds the BytesIO's address, which helps nobody.
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
+        levels = decoding.decode(data)
+    except ImageError as error:
         raise ImageError(
-            f"{name}: cannot be decoded. Expected: JPEG, PNG, BMP or GIF. "
-            f"Received: {len(data)} bytes ({reason})."
+            f"{name}: cannot be decoded. Expected: a valid {FORMAT_NAMES}. Received: {error}. "
+            "Replace the file."
         ) from error
+    return turn_upright(levels, read_orientation(data)) if exif_orientation else levels
 
 
-def _unsupported_by_tensorflow(image: ImageFile.ImageFile, data: bytes) -> str | None:
-    """Say why TensorFlow's decoders would refuse this file or decode other pixels; None if they agree."""
-    if image.format == "BMP":
-        bits = int.from_bytes(data[28:30], "little")
-        if image.mode in ("1", "P") or bits not in (8, 24, 32):
-            return "a BMP must have 24 or 32 bits, or 8 bits of grey"
-    if image.format == "GIF" and image.tile and image.tile[0][1] != (0, 0, *image.size):
-        return "the first frame of a GIF must fill its canvas"
-    return None
+def _decode_pil(image: Image.Image, *, exif_orientation: bool) -> Image.Image:
+    with _explain_errors(
+        f"A PIL image cannot be decoded. Expected: an open image with at least one pixel. Received: "
+        f"{type(image).__name__}"
+    ):
+        image.load()  # of a file: this may fail, and a PNG may have its Exif data behind the pixels
+        if 0 in image.size:
+            raise ValueError(f"{image.width} × {image.height} pixels")
+        levels = _as_rgb(image)
+        return turn_upright(levels, _orientation_of(image)) if exif_orientation else levels
+
+
+def _orientation_of(image: Image.Image) -> int:
+    """Return the orientation in the Exif data that a PIL image carries; 1 if it has none."""
+    exif = image.info.get("exif")
+    return orientation_in_exif(exif) if isinstance(exif, bytes) else 1
+
+
+@contextlib.contextmanager
+def _explain_errors(failure: str) -> Iterator[None]:
+    """Turn whatever Pillow raises in the block into an ImageError: the failure, then the reason."""
+    try:
+        yield
+    except ImageError:
+        raise
+    # Pillow's decoders raise errors of many types: OSError, ValueError, SyntaxError, struct.error, KeyError,
+    # EOFError, zlib.error, MemoryError, DecompressionBombError, and its warnings where those are errors.
+    except Exception as error:
+        # For an unknown format, Pillow's message holds the BytesIO's address, which helps nobody.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "unknown format" if unknown else " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{failure} ({reason}).") from error
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -184,15 +231,29 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
     They drop alpha, except that transparent pixels of a GIF become black, and they drop the low byte of
     16-bit levels.
+
+    Raises:
+      ValueError: levels of 32 bits, of which nobody knows what is white.
     """
     if image.format == "GIF":
         opaque = image.convert("RGBA")
         on_black = Image.new("RGB", image.size)
         on_black.paste(opaque, mask=opaque.getchannel("A"))
         return on_black
+    if image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode!r}, whose levels have no fixed range: convert it to 'L' or 'RGB'")
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    # Pillow converts these to RGB only with a warning, or not at all.
+    by_way_of = {"P": "RGBA", "La": "LA"}.get(image.mode)
+    return (image.convert(by_way_of) if by_way_of else image).convert("RGB")
+
+
+def to_png(image: Image.Image) -> bytes:
+    """Return a decoded image's pixels as a PNG file, without the metadata that it carries."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(image)).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def display_name(image: ImageInput) -> str:

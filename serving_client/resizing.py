@@ -29,7 +29,11 @@ def resize(
       resize_filter: one of FILTERS.
     Returns:
       float32 (height_px, width_px, 3), levels from 0 to 255.
+    Raises:
+      ValueError: the filter is unknown.
     """
+    if resize_filter not in FILTERS:
+        raise ValueError(f"resize_filter must be one of {', '.join(FILTERS)}. Received: {resize_filter!r}.")
     height, width, _ = levels.shape
     if (height, width) == (height_px, width_px):
         return levels.astype(np.float32)

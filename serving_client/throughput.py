@@ -16,7 +16,7 @@ from PIL import Image
 from serving_client import codec, preprocessing, wire
 from serving_client.client import Client
 from serving_client.errors import ServingError
-from serving_client.preprocessing import ImageInput
+from serving_client.preprocessing import ImageInput, InputSpec
 from serving_client.protocol import Call, Via
 from serving_client.workers import Workers
 
@@ -59,7 +59,7 @@ def measure(
             client.model, "serving_default", {"images": np.stack([row] * batch)}, card.version
         ),
         "encoded": codec.encode_predict_request(
-            client.model, "encoded_images", {"encoded": [_encode(image)] * batch}, card.version
+            client.model, "encoded_images", {"encoded": [_encode(image, card.input)] * batch}, card.version
         ),
     }
     return [
@@ -68,13 +68,13 @@ def measure(
     ]
 
 
-def _encode(image: ImageInput) -> bytes:
+def _encode(image: ImageInput, spec: InputSpec) -> bytes:
     """Return a file's own bytes, or a JPEG of an array."""
     if isinstance(image, np.ndarray):
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="JPEG")
         return buffer.getvalue()
-    return preprocessing.encode(image)
+    return preprocessing.encode(image, spec)
 
 
 def _measure(client: Client, via: Via, call: Call, requests: int, concurrency: int, batch: int) -> Throughput:

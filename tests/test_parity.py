@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
-from serving_client import Client, ImageError, preprocess_input, preprocessing, resizing
+from serving_client import Client, ImageError, InputSpec, preprocess_input, preprocessing, resizing
+from serving_client.preprocessing import ImageInput, preprocess
 from serving_client.protocol import Via
+from tests.exif_files import FORMATS, stored_turned
 from tests.trainer.model.test_backbones import MODULES
 from trainer import run
+from trainer.config import ResizeFilter
 from trainer.data.decoding import decode_and_resize
 from trainer.model.backbones import backbone_names, find_backbone
 
@@ -34,16 +37,29 @@ def encode(format_name: str, image: Image.Image, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def in_the_graph(picture: bytes, size_px: int = 96, resize_filter: ResizeFilter = "bilinear") -> np.ndarray:
+    levels: np.ndarray = decode_and_resize(tf.constant(picture), size_px, resize_filter).numpy()
+    return levels
+
+
+def in_the_client(image: ImageInput, size_px: int = 96, resize_filter: str = "bilinear") -> np.ndarray:
+    """Return levels as `in_the_graph` does; "none" leaves them as they are."""
+    return preprocess(image, InputSpec(size_px, size_px, "none", resize_filter, exif_orientation=True))
+
+
 def with_alpha() -> Image.Image:
     image = photograph().convert("RGBA")
     image.putalpha(image.convert("L"))
     return image
 
 
-def exif_turned() -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # a rotation by 90 degrees, which neither side applies
-    return encode("JPEG", photograph(), exif=exif)
+def animation(**options: Any) -> bytes:
+    return encode("WEBP", photograph(), save_all=True, append_images=[photograph().rotate(90)], **options)
+
+
+def animation_with_alpha(**options: Any) -> bytes:
+    frames = [with_alpha().rotate(90)]
+    return encode("WEBP", with_alpha(), save_all=True, append_images=frames, **options)
 
 
 def png_with_16_bits() -> bytes:
@@ -58,7 +74,6 @@ PICTURES = {
     "JPEG without chroma subsampling": encode("JPEG", photograph(), subsampling=0),
     "JPEG grey": encode("JPEG", photograph().convert("L")),
     "JPEG CMYK": encode("JPEG", photograph().convert("CMYK")),
-    "JPEG with EXIF orientation": exif_turned(),
     "PNG": encode("PNG", photograph()),
     "PNG alpha": encode("PNG", with_alpha()),
     "PNG grey": encode("PNG", photograph().convert("L")),
@@ -74,22 +89,84 @@ PICTURES = {
     "GIF": encode("GIF", photograph()),
     "GIF transparent": encode("GIF", photograph().quantize(16), transparency=5),
     "GIF animated": encode("GIF", photograph(), save_all=True, append_images=[photograph().rotate(90)]),
+    "WebP": encode("WEBP", photograph()),
+    "WebP low quality": encode("WEBP", photograph(), quality=20),
+    "WebP of odd size": encode("WEBP", photograph(201, 151)),
+    "WebP grey": encode("WEBP", photograph().convert("L")),
+    "WebP alpha": encode("WEBP", with_alpha()),
+    "WebP lossless": encode("WEBP", photograph(), lossless=True),
+    "WebP lossless alpha": encode("WEBP", with_alpha(), lossless=True),
+    "WebP lossless alpha, colours of transparent pixels kept": encode(
+        "WEBP", with_alpha(), lossless=True, exact=True
+    ),
+    "WebP lossless palette": encode("WEBP", photograph().quantize(16), lossless=True),
+    "WebP animated": animation(),
+    "WebP lossless animated": animation(lossless=True),
+    "WebP alpha animated": animation_with_alpha(),
+    "WebP lossless alpha animated": animation_with_alpha(lossless=True),
 }
 
 
 @pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES.keys())
 def test_decoded_and_resized_levels_agree(picture: bytes) -> None:
-    graph = decode_and_resize(tf.constant(picture), 96).numpy()
-    client = resizing.resize(np.asarray(preprocessing.decode(picture)), 96, 96)
-    np.testing.assert_allclose(client, graph, rtol=0, atol=0.01)
+    np.testing.assert_allclose(in_the_client(picture), in_the_graph(picture), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES.keys())
+def test_an_opened_picture_gives_the_levels_of_its_file(picture: bytes) -> None:
+    opened = Image.open(io.BytesIO(picture))
+    np.testing.assert_array_equal(in_the_client(opened), in_the_client(picture))
+    lossless = preprocessing.encode(opened, InputSpec(96, 96, "none", exif_orientation=True))
+    np.testing.assert_array_equal(in_the_client(lossless), in_the_client(picture))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_picture_stored_in_any_orientation_gives_the_levels_of_the_upright_one(
+    format_name: str, orientation: int
+) -> None:
+    """An upright JPEG would have other blocks, so for JPEG the file's own pixels are turned instead."""
+    for upright in (photograph(201, 151), photograph(90, 120)):
+        stored = stored_turned(upright, format_name, orientation)
+        if format_name == "JPEG":
+            pixels = Image.open(io.BytesIO(stored))
+            upright = ImageOps.exif_transpose(pixels)
+        expected = in_the_client(np.asarray(upright))
+        spec = InputSpec(96, 96, "none", exif_orientation=True)
+        for picture in (
+            stored,
+            Image.open(io.BytesIO(stored)),
+            Image.open(io.BytesIO(stored)).convert("RGBA"),
+        ):
+            np.testing.assert_array_equal(in_the_client(picture), expected)
+            encoded = preprocessing.encode(picture, spec)
+            np.testing.assert_array_equal(in_the_client(encoded), expected)
+            np.testing.assert_array_equal(in_the_graph(encoded), in_the_graph(encode("PNG", upright)))
+            np.testing.assert_allclose(in_the_graph(encoded), expected, rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (3, 2), (96, 96), (95, 97), (2000, 30), (640, 480)])
 def test_resizing_agrees_from_any_size(size: tuple[int, int]) -> None:
     picture = encode("PNG", photograph(*size))
-    graph = decode_and_resize(tf.constant(picture), 96).numpy()
-    client = resizing.resize(np.asarray(preprocessing.decode(picture)), 96, 96)
-    np.testing.assert_allclose(client, graph, rtol=0, atol=0.01)
+    np.testing.assert_allclose(in_the_client(picture), in_the_graph(picture), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("resize_filter", resizing.FILTERS)
+def test_every_filter_resizes_alike(resize_filter: ResizeFilter) -> None:
+    picture = encode("PNG", photograph())
+    for size_px in (8, 96, 299):
+        graph = in_the_graph(picture, size_px, resize_filter)
+        np.testing.assert_allclose(in_the_client(picture, size_px, resize_filter), graph, rtol=0, atol=0.01)
+
+
+def test_both_sides_have_the_same_filters_and_refuse_others() -> None:
+    assert set(resizing.FILTERS) == set(get_args(ResizeFilter))
+    picture: Any = encode("PNG", photograph(8, 8))
+    other: Any = "bicubic"
+    for resize in (in_the_graph, in_the_client):
+        for size_px in (8, 9):
+            with pytest.raises(ValueError, match="bilinear, nearest.*'bicubic'"):
+                resize(picture, size_px, other)
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +183,8 @@ def pictures_of_many_sizes() -> list[bytes]:
 def test_the_nearest_filter_picks_the_same_pixels(pictures_of_many_sizes: list[bytes], size_px: int) -> None:
     """Sizes from 1 to 4000 pixels, because rounding decides which of two equally near pixels is picked."""
     for picture in pictures_of_many_sizes:
-        graph = decode_and_resize(tf.constant(picture), size_px, "nearest").numpy()
-        client = resizing.resize(np.asarray(preprocessing.decode(picture)), size_px, size_px, "nearest")
-        np.testing.assert_array_equal(client, graph)
+        graph = in_the_graph(picture, size_px, "nearest")
+        np.testing.assert_array_equal(in_the_client(picture, size_px, "nearest"), graph)
 
 
 @pytest.mark.parametrize("name", backbone_names())
@@ -146,9 +222,9 @@ def gif_with_a_smaller_first_frame() -> bytes:
     ],
 )
 def test_files_that_tensorflow_reads_differently_are_rejected_by_format(picture: bytes) -> None:
-    for read in (preprocessing.decode, preprocessing.encode):
+    for read in (preprocessing.preprocess, preprocessing.encode):
         with pytest.raises(ImageError, match="(BMP|GIF).*PNG"):
-            read(picture)
+            read(picture, InputSpec(8, 8, "tf"))
 
 
 def test_the_client_rejects_a_damaged_png_that_only_the_graph_would_reject() -> None:
@@ -161,7 +237,7 @@ def test_the_client_rejects_a_damaged_png_that_only_the_graph_would_reject() -> 
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode_and_resize(tf.constant(bytes(damaged)), 8)
     with pytest.raises(ImageError):
-        preprocessing.encode(bytes(damaged))
+        preprocessing.encode(bytes(damaged), InputSpec(8, 8, "tf"))
 
 
 def validation_paths(image_tree: Path) -> list[Path]:

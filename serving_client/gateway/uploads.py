@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from serving_client.errors import ImageError
 from serving_client.gateway.admission import Limits
-from serving_client.preprocessing import FORMATS
+from serving_client.preprocessing import image_size
 
 Upload = tuple[str, bytes | ImageError]
 """An image's name, and its bytes or the reason why it is refused."""
@@ -53,9 +51,8 @@ async def _files(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
 def _check_pixels(limits: Limits, name: str, data: bytes) -> bytes | ImageError:
     """Return an error for an image with too many pixels. It reads the header only and decodes nothing."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        width, height = image_size(data)
+    except ImageError:
         return data  # the client will report what is wrong with it
     if width * height > limits.pixels:
         return ImageError(

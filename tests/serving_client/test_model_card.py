@@ -18,6 +18,17 @@ def test_parses_labels_and_input() -> None:
     assert parsed.raw == card(96)
 
 
+def test_a_version_turns_images_only_if_its_card_says_so() -> None:
+    raw = card(96)
+    for entry, turns in (
+        ({}, False),
+        ({"exif_orientation": False}, False),
+        ({"exif_orientation": True}, True),
+    ):
+        raw["input"] = {**card(96)["input"], **entry}
+        assert parse_model_card(json.dumps(raw).encode()).input.exif_orientation is turns
+
+
 @pytest.mark.parametrize("text", [b"{}", b"[]", b"no JSON", b"\xff"])
 def test_refuses_what_is_not_a_card(text: bytes) -> None:
     with pytest.raises(ServerError):
@@ -30,7 +41,9 @@ def test_refuses_an_unknown_schema_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"preprocessing": "x"}, {"resize_filter": "x"}, {"channels": "x"}], ids=str
+    "change",
+    [{"preprocessing": "x"}, {"resize_filter": "x"}, {"channels": "x"}, {"exif_orientation": "x"}],
+    ids=str,
 )
 def test_refuses_an_input_that_the_client_cannot_produce(change: dict[str, str]) -> None:
     raw = card(96)

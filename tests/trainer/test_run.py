@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tests.pictures import undecodable_picture
 from trainer import run
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError, NotGoodEnoughError
@@ -243,8 +244,7 @@ def test_invalid_images_are_skipped_if_asked_for(
     data = shutil.copytree(image_tree, tmp_path / "images")
     (data / "train" / "sun" / "000.jpg").write_bytes(b"")
     (data / "train" / "sun" / "001.jpg").write_bytes(b"a text")
-    whole = (data / "train" / "moon" / "000.jpg").read_bytes()
-    (data / "train" / "moon" / "000.jpg").write_bytes(whole[: len(whole) // 2])
+    (data / "train" / "moon" / "000.jpg").write_bytes(undecodable_picture())
     changes = {"data": data, "on_invalid_image": "skip", "feature_cache": feature_cache}
     published = run.train(TrainConfig(**{**quick, **changes, "model_dir": tmp_path / "models"}))
     listed = json.loads((published.run_directory / "invalid_images.json").read_text())
@@ -395,7 +395,7 @@ def test_a_corrupt_image_of_any_split_is_named_before_the_first_epoch(
     tmp_path: Path, image_tree: Path, quick: Settings, feature_cache: bool
 ) -> None:
     data = shutil.copytree(image_tree, tmp_path / "images")
-    (data / "test" / "sun" / "000.jpg").write_bytes(b"\xff\xd8\xff garbage")
+    (data / "test" / "sun" / "000.jpg").write_bytes(undecodable_picture())
     changes = {"data": data, "feature_cache": feature_cache}
     with pytest.raises(DataError, match=r"1 of 120 images.*test/sun/000.jpg"):
         run.train(TrainConfig(**{**quick, **changes, "model_dir": tmp_path / "models"}))

@@ -18,7 +18,7 @@ from trainer.data.invalid_images import (
 )
 from trainer.errors import ConfigError, DataError, join_names
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".heic", ".heif", ".avif")
 
 _log = logging.getLogger(__name__)
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from PIL import Image
-
+from serving_client import image_format
 from trainer.errors import DataError, join_names
-
-_JPEG_OR_PNG = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
-"""First bytes of the formats that TensorFlow and Pillow decode alike."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +26,9 @@ class InvalidImage:
 
 
 def inspect_image_file(path: Path) -> tuple[str, InvalidImage | None]:
-    """Read a file and check that it looks like an image that training and serving can decode.
+    """Read a file and check that its header is that of an image which training and serving decode alike.
 
-    This does not decode JPEG and PNG: `find_undecodable` finds truncated ones.
+    This decodes nothing: `find_undecodable` finds damaged coded data.
 
     Returns:
       SHA-256 (hex) of the file's bytes, "" if it cannot be read; an InvalidImage, or None for a valid one.
@@ -42,30 +37,8 @@ def inspect_image_file(path: Path) -> tuple[str, InvalidImage | None]:
         data = path.read_bytes()
     except OSError as error:
         return "", InvalidImage(path, f"cannot be read: {error.strerror}")
-    reason = _why_invalid(path, data)
+    reason = image_format.why_invalid(data) if _is_utf8(path) else "its name is not valid UTF-8"
     return hashlib.sha256(data).hexdigest(), InvalidImage(path, reason) if reason else None
-
-
-def _why_invalid(path: Path, data: bytes) -> str | None:
-    if not _is_utf8(path):
-        return "its name is not valid UTF-8"
-    if not data:
-        return "zero bytes"
-    if data.startswith(_JPEG_OR_PNG):
-        return None
-    if not data.startswith((b"BM", b"GIF8")):
-        return "not a JPEG, PNG, BMP or GIF file"
-    # TensorFlow decodes a palette's indices as grey levels, and misplaces a first frame that is smaller
-    # than the canvas.
-    try:
-        with Image.open(io.BytesIO(data), formats=("BMP", "GIF")) as image:
-            if image.format == "BMP" and image.mode in ("1", "P"):
-                return "a BMP with a palette: save it as PNG"
-            if image.format == "GIF" and image.tile and image.tile[0][1] != (0, 0, *image.size):
-                return "the first frame does not fill the GIF's canvas: save it as PNG"
-    except (OSError, ValueError, SyntaxError) as error:
-        return " ".join(str(error).split())
-    return None
 
 
 def _is_utf8(path: Path) -> bool:

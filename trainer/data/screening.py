@@ -10,7 +10,7 @@ from typing import TypeVar
 import tensorflow as tf
 
 from trainer.config import OnInvalidImage
-from trainer.data.decoding import find_undecodable
+from trainer.data.agreement import find_undecodable
 from trainer.data.folders import Scan
 from trainer.data.image_set import Splits
 from trainer.data.invalid_images import InvalidImage, invalid_images_error, invalid_images_json
@@ -24,7 +24,8 @@ Result = TypeVar("Result")
 class ScreenedImages:
     """The valid images of each split.
 
-    A scan finds most invalid images. The rest, such as truncated files, are found when they are decoded.
+    A scan finds most invalid images. The rest, such as files with damaged coded data, are found when they are
+    decoded.
 
     Attributes:
       splits: the images that have not been found invalid so far.
@@ -51,10 +52,11 @@ class ScreenedImages:
     def read(self, read: Callable[[Splits], Result]) -> Result:
         """Call a function that decodes the images, and return its result.
 
-        If an image cannot be decoded, all such images are dropped and the function is called again.
+        If an image cannot be decoded, or the client decodes it otherwise, all such images are dropped and the
+        function is called again.
 
         Raises:
-          DataError: an image cannot be decoded, and --on-invalid-image is "fail".
+          DataError: there is such an image, and --on-invalid-image is "fail".
         """
         while True:
             try:

@@ -107,7 +107,11 @@ def preprocess_as_client(version: PublishedVersion, paths: Sequence[Path]) -> np
     """Preprocess images with `serving_client`, as the version's model card says: float32 (N, H, W, 3)."""
     card = version.card["input"]
     spec = preprocessing.InputSpec(
-        card["height_px"], card["width_px"], card["preprocessing"], card["resize_filter"]
+        card["height_px"],
+        card["width_px"],
+        card["preprocessing"],
+        card["resize_filter"],
+        exif_orientation=card.get("exif_orientation", False),
     )
     return np.stack([preprocessing.preprocess(path, spec) for path in paths])
 

@@ -59,6 +59,7 @@ class ModelCard:
             "channels": "RGB",
             "preprocessing": self.backbone.mode,
             "resize_filter": self.resize_filter,
+            "exif_orientation": True,
         }
 
     @property

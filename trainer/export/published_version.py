@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trainer.data import read_bytes
 from trainer.errors import ConfigError, DataError, StorageError
 from trainer.export.model_card import CARD_FILE_NAME, CARD_SCHEMA_VERSION
 
@@ -116,7 +117,7 @@ class PublishedVersion:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Check that it still exists.") from error
 

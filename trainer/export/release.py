@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from trainer.data import ImageExamples
+from trainer.data import ImageExamples, read_bytes
 from trainer.export.export_check import ExportCheck, check_export, preprocess_as_client, sample_examples
 from trainer.export.published_version import PublishedVersion
 from trainer.export.warmup import write_warmup_requests
@@ -40,6 +40,6 @@ def check_and_write_warmup(
         staging / "assets.extra",
         version.name,
         inputs=preprocess_as_client(version, paths[:1]),
-        encoded=[path.read_bytes() for path in paths],
+        encoded=[read_bytes(path) for path in paths],
         largest_batch=version.card["warmup_batch_size"],
     )

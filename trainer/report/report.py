@@ -18,6 +18,7 @@ import jinja2
 import tensorflow as tf
 from PIL import Image
 
+from trainer.data import decode_upright, read_bytes
 from trainer.report.analysis import (
     Mistake,
     calibration_bins,
@@ -180,11 +181,10 @@ def _duration(seconds: float) -> str:
 def _thumbnail(path: Path) -> str | None:
     """Return a small copy of an image as a data URI; None if the image cannot be read.
 
-    TensorFlow's decoder, not Pillow's, drops alpha and ignores the EXIF orientation: the thumbnail shows
-    the image as the model sees it.
+    The trainer's decoder, not Pillow's, drops alpha: the thumbnail shows the image as the model sees it.
     """
     try:
-        levels = tf.io.decode_image(path.read_bytes(), channels=3, expand_animations=False).numpy()
+        levels = decode_upright(tf.constant(read_bytes(path))).numpy()
     except (OSError, tf.errors.OpError):
         return None
     image = Image.fromarray(levels)

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from trainer.config import TrainConfig
-from trainer.data import ImageExamples, Splits, read_every_image
+from trainer.data import DECODING, ImageExamples, Splits, read_every_image
 from trainer.model import Classifier, find_backbone, fold_batch_norm
 from trainer.runtime.stopping import Stop
 from trainer.training.devices import Devices
@@ -100,6 +100,7 @@ class _Caches:
             "weights": weights_fingerprint(frozen),
             "image_size_px": image_size_px,
             "resize_filter": config.resize_filter,
+            "decoding": DECODING,
             "precision": config.precision,
         }
         names = [config.fine_tune_from, "pooled"] if config.fine_tune_from else ["pooled"]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import TrainConfig
-from trainer.data import Splits
+from trainer.data import DECODING, Splits
 from trainer.errors import ConfigError, StorageError
 from trainer.runtime import storage
 from trainer.training.devices import Devices
@@ -103,7 +103,7 @@ class RunDirectory:
         ]
         raise ConfigError(
             f"--run-id {self.run_id} must resume with the settings and images that it began with. Received: "
-            f"{', '.join(changed) or 'other images'}. Give the changed run another --run-id."
+            f"{', '.join(changed) or 'other images or another release'}. Give this run another --run-id."
         )
 
 
@@ -126,9 +126,9 @@ def open_run(runs: Path, config: TrainConfig, splits: Splits, devices: Devices) 
 
 
 def run_identity(config: TrainConfig, splits: Splits) -> str:
-    """Return a hash of what decides the result of a run: settings and images."""
+    """Return a hash of what decides the result of a run: settings, images, and how they are decoded."""
     images = {split: image_set.fingerprint for split, image_set in splits.items()}
-    text = json.dumps([config.identity(), images], sort_keys=True, default=str)
+    text = json.dumps([config.identity(), images, DECODING], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

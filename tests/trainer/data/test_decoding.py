@@ -1,5 +1,4 @@
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,9 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from trainer.data.decoding import decode_and_resize, decode_or_flag, find_undecodable
-from trainer.data.folders import scan_split
-from trainer.data.image_set import ImageSet
+from trainer.data.decoding import decode_and_resize, decode_or_flag
 
 
 def encode(format_name: str, image: Image.Image, **options: Any) -> bytes:
@@ -59,17 +56,3 @@ def test_an_undecodable_image_is_black_and_flagged() -> None:
         levels, decoded = decode_or_flag(tf.constant(encoded), 16)
         assert levels.shape == (16, 16, 3)
         assert bool(decoded) == valid == bool(levels.numpy().any())
-
-
-def test_every_undecodable_image_is_found(image_tree: Path, tmp_path: Path) -> None:
-    valid = scan_split(image_tree / "train")
-    (tmp_path / "truncated.jpg").write_bytes(valid.paths[0].read_bytes()[:300])
-    (tmp_path / "header.jpg").write_bytes(valid.paths[0].read_bytes()[:30])
-    (tmp_path / "empty.png").write_bytes(b"")
-    broken = tuple(sorted(tmp_path.iterdir()))
-    mixed = ImageSet(
-        valid.classes, valid.paths + broken, (*valid.labels, 0, 0, 0), (*valid.digests, "", "", "")
-    )
-    found = find_undecodable([valid, mixed])
-    assert [image.path for image in found] == list(broken)
-    assert all(image.reason and "\n" not in image.reason for image in found)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.pictures import png, undecodable_picture
 from trainer.data.decoding import decode_and_resize
 from trainer.data.folders import scan_split
 from trainer.data.pipeline import ImageExamples, read_every_image
@@ -29,12 +30,11 @@ def test_preprocessing_swaps_the_channels_of_a_caffe_backbone(image_tree: Path) 
     np.testing.assert_allclose(images[0], blue_green_red, atol=1e-3)
 
 
-def test_reading_every_image_fails_on_one_that_cannot_be_decoded(image_tree: Path, tmp_path: Path) -> None:
+def test_reading_every_image_fails_on_one_that_cannot_be_decoded(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    whole = next((image_tree / "train" / "sun").iterdir()).read_bytes()
-    (tmp_path / "a" / "whole.jpg").write_bytes(whole)
-    (tmp_path / "b" / "truncated.jpg").write_bytes(whole[:300])
+    (tmp_path / "a" / "whole.png").write_bytes(png())
+    (tmp_path / "b" / "undecodable.png").write_bytes(undecodable_picture())
     examples = ImageExamples(scan_split(tmp_path), find_backbone("mobilenetv2"), 32)
     with pytest.raises(tf.errors.InvalidArgumentError):
         read_every_image([examples])

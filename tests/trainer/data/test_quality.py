@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pictures import numbered_picture
 from trainer.data.folders import scan_folders
 from trainer.data.image_set import ImageSet, Splits
 from trainer.data.quality import (
@@ -21,7 +22,7 @@ def splits(tmp_path: Path) -> Splits:
         for name in "ab":
             folder = tmp_path / split / name
             folder.mkdir(parents=True)
-            (folder / "own.jpg").write_bytes(b"\xff\xd8\xff" + f"{split}/{name}".encode())
+            (folder / "own.jpg").write_bytes(numbered_picture(f"{split}/{name}"))
     return scan_folders(tmp_path).splits
 
 
@@ -73,8 +74,8 @@ def test_copies_within_one_class_are_not_reported(tmp_path: Path, splits: Splits
 def test_only_the_training_splits_imbalance_is_reported(tmp_path: Path, splits: Splits) -> None:
     assert quality_warnings(splits) == []
     for index in range(5):
-        (tmp_path / "train" / "a" / f"{index}.jpg").write_bytes(b"\xff\xd8\xff%d" % index)
-        (tmp_path / "test" / "b" / f"{index}.jpg").write_bytes(b"\xff\xd8\xff%d" % (index + 9))
+        (tmp_path / "train" / "a" / f"{index}.jpg").write_bytes(numbered_picture(str(index)))
+        (tmp_path / "test" / "b" / f"{index}.jpg").write_bytes(numbered_picture(str(index + 9)))
     found = copied(tmp_path, "train/a/own.jpg", "validation/a/copy.jpg")
     duplicate, imbalance = quality_warnings(found)
     assert duplicate.startswith("1 of the validation images ")

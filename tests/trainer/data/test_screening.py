@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+from tests.pictures import undecodable_picture
 from trainer.data.decoding import decode_and_resize
 from trainer.data.folders import scan_folders
 from trainer.data.image_set import Splits
@@ -14,7 +15,7 @@ from trainer.errors import DataError
 
 @pytest.fixture
 def data(tmp_path: Path, image_tree: Path) -> Path:
-    """Two images of two classes in each split; an empty file and a truncated one in train/sun."""
+    """Two images of two classes in each split; an empty file and an undecodable one in train/sun."""
     root = tmp_path / "data"
     for split in ("train", "validation"):
         for name in ("sun", "moon"):
@@ -22,8 +23,7 @@ def data(tmp_path: Path, image_tree: Path) -> Path:
             for file in ("000.jpg", "001.jpg"):
                 shutil.copyfile(image_tree / split / name / file, root / split / name / file)
     (root / "train" / "sun" / "empty.jpg").touch()
-    whole = (image_tree / "train" / "sun" / "002.jpg").read_bytes()
-    (root / "train" / "sun" / "truncated.jpg").write_bytes(whole[:300])
+    (root / "train" / "sun" / "undecodable.jpg").write_bytes(undecodable_picture())
     return root
 
 
@@ -42,7 +42,7 @@ def test_skips_invalid_images_when_scanned_and_when_decoded(
     assert images.read(decode_all) == 8
     assert [len(split) for split in images.splits.values()] == [4, 4]
     listed = json.loads((tmp_path / "invalid_images.json").read_text())
-    assert [Path(entry["path"]).name for entry in listed] == ["empty.jpg", "truncated.jpg"]
+    assert [Path(entry["path"]).name for entry in listed] == ["empty.jpg", "undecodable.jpg"]
     assert str(tmp_path / "invalid_images.json") in caplog.text
 
 
@@ -57,7 +57,7 @@ def test_fails_on_what_cannot_be_decoded(data: Path, tmp_path: Path) -> None:
     (data / "train" / "sun" / "empty.jpg").unlink()
     images = ScreenedImages(scan_folders(data), "fail", tmp_path, is_chief=True)
     assert not (tmp_path / "invalid_images.json").exists()
-    with pytest.raises(DataError, match="1 of 9 .*truncated.jpg"):
+    with pytest.raises(DataError, match="1 of 9 .*undecodable.jpg"):
         images.read(decode_all)
 
 
@@ -67,7 +67,7 @@ def test_only_the_chief_writes_the_list(data: Path, tmp_path: Path) -> None:
 
 
 def test_an_error_that_no_image_explains_is_raised_again(data: Path, tmp_path: Path) -> None:
-    (data / "train" / "sun" / "truncated.jpg").unlink()
+    (data / "train" / "sun" / "undecodable.jpg").unlink()
     images = ScreenedImages(scan_folders(data), "skip", tmp_path, is_chief=True)
 
     def fail(splits: Splits) -> None:

@@ -1,14 +1,16 @@
-"""Folders of files that a scan takes for JPEGs."""
+"""Folders of small pictures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from tests.pictures import numbered_picture
+
 
 def make_tree(root: Path, counts: dict[str, int]) -> Path:
-    """Write that many files into each folder, all of different bytes that begin as a JPEG does."""
+    """Write that many pictures into each folder, all of different bytes."""
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
         for index in range(count):
-            (root / folder / f"{index}.jpg").write_bytes(b"\xff\xd8\xff" + f"{folder}/{index}".encode())
+            (root / folder / f"{index}.jpg").write_bytes(numbered_picture(f"{folder}/{index}"))
     return root

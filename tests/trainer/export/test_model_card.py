@@ -35,6 +35,7 @@ def test_the_card_holds_labels_input_and_package_versions() -> None:
         "channels": "RGB",
         "preprocessing": "caffe",
         "resize_filter": "nearest",
+        "exif_orientation": True,
     }
     assert written["warmup_batch_size"] == 16
     assert written["config"] == {"data": "/data"}

@@ -61,7 +61,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    """400 × 200 pixels, red on the left and blue on the right, with EXIF data that rotates it."""
+    """400 × 200 pixels, red on the left and blue on the right, with EXIF data that turns red to the top."""
     image = Image.new("RGB", (400, 200), (250, 0, 0))
     image.paste((0, 0, 250), (200, 0, 400, 200))
     exif = image.getexif()
@@ -215,13 +215,13 @@ def test_warnings_come_before_the_figures(tmp_path: Path) -> None:
 
 
 def test_a_mistake_is_shown_as_the_model_sees_it(tmp_path: Path, photo: Path) -> None:
-    """Small, not rotated by EXIF, with true label, predicted label, probability and file name."""
+    """Small, upright, with true label, predicted label, probability and file name."""
     page, _, _ = written(tmp_path, report_of(wrong(photo)))
     thumbnail = page.images()[0]
-    assert (thumbnail.size, thumbnail.format) == ((160, 80), "JPEG")
+    assert (thumbnail.size, thumbnail.format) == ((80, 160), "JPEG")
     levels = np.asarray(thumbnail.convert("RGB"))
-    left, right = levels[40, 20], levels[40, 140]
-    assert left[0] > 200 > 50 > left[2] and right[2] > 200 > 50 > right[0]
+    top, bottom = levels[20, 40], levels[140, 40]
+    assert top[0] > 200 > 50 > top[2] and bottom[2] > 200 > 50 > bottom[0]
     assert "predicted as sun, 87.5\N{NO-BREAK SPACE}%is moonphoto.jpg" in page.text.replace("\n", "")
     assert any(attrs.get("alt") == "photo.jpg: moon, predicted as sun" for _, attrs in page.tags)
 

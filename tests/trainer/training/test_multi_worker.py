@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.pictures import undecodable_picture
 from tests.trainer.processes import Trainer, tf_configs
 from trainer import run
 from trainer.config import TrainConfig
@@ -97,3 +99,14 @@ def test_a_lost_worker_ends_the_others_and_all_resume_from_the_last_state(
     assert [trainer.finish() for trainer in again] == [0, 0], [one.log for one in again]
     assert not any("head epoch 1/2" in line for line in again[0].log)
     assert_one_version_of_all_images(tmp_path, alone, again)
+
+
+def test_all_workers_leave_out_an_image_that_one_of_them_cannot_decode(
+    tmp_path: Path, shared: Settings, image_tree: Path
+) -> None:
+    data = shutil.copytree(image_tree, tmp_path / "images")
+    (data / "train" / "sun" / "000.jpg").write_bytes(undecodable_picture())
+    trainers = started({**shared, "data": data, "model_dir": tmp_path / "models", "epochs": 1}, 2)
+    assert [trainer.finish() for trainer in trainers] == [0, 0], [one.log for one in trainers]
+    (listed,) = json.loads((tmp_path / "models/tiny/.runs/r/invalid_images.json").read_text())
+    assert Path(listed["path"]).name == "000.jpg"

@@ -9,6 +9,7 @@ from trainer.config import TrainConfig
 from trainer.data.folders import scan_folders
 from trainer.data.image_set import Splits
 from trainer.errors import ConfigError, StorageError
+from trainer.training import run_directory
 from trainer.training.run_directory import RunDirectory, choose_run_id, run_identity
 
 CONFIG = TrainConfig(data=Path("data"), model_dir=Path("models"))
@@ -42,6 +43,16 @@ def test_an_unfinished_run_of_the_same_settings_and_images_is_gone_on_with(
     first.end({"version": 1})
     assert chosen(tmp_path, CONFIG, splits) != "first"
     assert first.outcome() == {"version": 1}
+
+
+def test_a_run_is_not_gone_on_with_when_images_are_decoded_in_another_way(
+    tmp_path: Path, splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(tmp_path / "first", CONFIG, splits).release()
+    monkeypatch.setattr(run_directory, "DECODING", 1)
+    assert chosen(tmp_path, CONFIG, splits) != "first"
+    with pytest.raises(ConfigError, match="another release"):
+        begun(tmp_path / "first", CONFIG, splits)
 
 
 def test_a_run_that_another_process_is_at_is_left_alone(tmp_path: Path, splits: Splits) -> None:

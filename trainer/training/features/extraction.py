@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from trainer.data import ImageExamples
 from trainer.runtime import progress, storage
@@ -71,6 +72,7 @@ class Extraction:
         Raises:
           StorageError: a cache's volume is full, or is not the same for all workers.
           StoppedError: SIGTERM came; complete rows are stored.
+          tf.errors.InvalidArgumentError: a worker has read an image that cannot be decoded; all raise it.
         """
         keys = example_keys(examples)
         wanted = _missing(keys, caches)
@@ -79,9 +81,17 @@ class Extraction:
         # Every worker has looked before any of them stores a row, so that all shard the same images.
         self._devices.wait_for_all(f"{len(wanted)} images to compute")
         mine = self._devices.worker_shard(wanted)
+        undecodable: tf.errors.InvalidArgumentError | None = None
         with progress.bar(f"frozen layers, {description}", len(mine)) as advance:
-            self._compute(examples, keys, mine, caches, advance)
-        self._devices.wait_for_all()
+            try:
+                self._compute(examples, keys, mine, caches, advance)
+            except tf.errors.InvalidArgumentError as error:
+                undecodable = error
+        # All workers wait for each other here, and then all of them look for the image.
+        if self._devices.sum(np.array(undecodable is not None)):
+            raise undecodable or tf.errors.InvalidArgumentError(
+                None, None, "another worker has read an image that cannot be decoded"
+            )
         for cache in caches:
             cache.refresh()
         return [FeatureExamples(cache.rows(keys), examples.labels, examples.views) for cache in caches]
@@ -101,7 +111,8 @@ class Extraction:
         shard = _Shard(caches)
         try:
             for part, batch_size in self._parts(mine):
-                images = (images for images, _ in examples.batches(part, batch_size))
+                batches = examples.batches(part, batch_size, is_first_read=True)
+                images = (images for images, _ in batches)
                 done = 0
                 for outputs in self._forward.stream(images):
                     count = len(outputs[0])

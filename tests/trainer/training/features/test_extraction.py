@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.pictures import undecodable_picture
 from trainer.data.folders import scan_split
 from trainer.data.pipeline import ImageExamples
 from trainer.errors import StoppedError, StorageError
@@ -152,7 +153,7 @@ def test_a_stop_keeps_what_is_done(tmp_path: Path, tree: Path, forward: Counting
 
 
 def test_an_undecodable_image_costs_no_other_one(tmp_path: Path, tree: Path, forward: Counting) -> None:
-    (tree / "tree" / "007.jpg").write_bytes(b"\xff\xd8\xff garbage")
+    (tree / "tree" / "007.jpg").write_bytes(undecodable_picture())
     with pytest.raises(tf.errors.InvalidArgumentError):
         extractor(forward).store(examples(tree), caches(tmp_path), "train")
     before = sum(forward.steps)
