@@ -144,6 +144,7 @@ def test_the_answers_are_the_same_in_every_orientation(trained: Trained) -> None
     decoded = tf.function(
         lambda encoded: decode_and_resize(encoded, spec.height_px),
         input_signature=[tf.TensorSpec((), tf.string)],
+        autograph=False,
     )
     paths = trained.validation_paths
     asked: list[Stored] = []
