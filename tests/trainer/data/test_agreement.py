@@ -8,6 +8,7 @@ import tensorflow as tf
 from tests.pictures import encode, photograph, png, undecodable_picture
 from trainer.data import agreement
 from trainer.data.agreement import find_undecodable
+from trainer.data.decoding import decode
 from trainer.data.folders import scan_split
 from trainer.data.image_set import ImageSet
 from trainer.data.pipeline import ImageExamples
@@ -59,7 +60,7 @@ def test_a_first_read_of_images_on_which_both_agree_gives_all_of_them(tmp_path: 
 def test_a_first_read_fails_on_an_image_that_only_tensorflow_accepts(tmp_path: Path) -> None:
     """Image data that is longer than the header implies."""
     surplus = png((4, 3), pixels=bytes(13) * 5)
-    assert agreement.decode(tf.constant(surplus)).shape == (3, 4, 3)
+    assert decode(tf.constant(surplus)).shape == (3, 4, 3)
     paths = written(tmp_path, PHOTOGRAPH, surplus)
     with pytest.raises(tf.errors.InvalidArgumentError):
         read_first(paths)
