@@ -1,9 +1,8 @@
 """A small gRPC client for image classifiers on TensorFlow Serving. It never imports TensorFlow."""
 
 from serving_client.aio import AsyncClient
-from serving_client.channel import Metadata, Tls
 from serving_client.client import Client
-from serving_client.codec import Outputs, Prediction, Score, VersionStatus
+from serving_client.connection import Metadata, Tls
 from serving_client.errors import (
     DeadlineExceeded,
     ImageError,
@@ -14,6 +13,7 @@ from serving_client.errors import (
     ServingError,
 )
 from serving_client.model_card import ModelCard
+from serving_client.predictions import Outputs, Prediction, Score, VersionStatus
 from serving_client.preprocessing import ImageInput, InputSpec, preprocess, preprocess_input
 from serving_client.protocol import Call, Result, Via
 

@@ -12,16 +12,17 @@ from typing import Any, TypeVar
 import grpc
 import numpy.typing as npt
 
-from serving_client import aio_stream, arguments
-from serving_client.aio_transport import AioConversation, AioTransport
-from serving_client.channel import DEFAULT_TIMEOUT_S, Metadata, Tls
-from serving_client.closing import Closing
-from serving_client.codec import Outputs, Prediction, VersionStatus
+from serving_client import arguments
+from serving_client.connection import DEFAULT_TIMEOUT_S, Metadata, Tls
 from serving_client.errors import ImageError, InvalidRequest, ServingError
 from serving_client.model_card import ModelCard
+from serving_client.predictions import Outputs, Prediction, VersionStatus
 from serving_client.preprocessing import ImageInput
 from serving_client.protocol import Call, Pause, Protocol, Result, Steps, Via
-from serving_client.workers import Workers
+from serving_client.streams.closing import Closing
+from serving_client.streams.tasks import stream_results
+from serving_client.streams.workers import Workers
+from serving_client.transport.tasks import AioConversation, AioTransport
 
 DEFAULT_MAX_IN_FLIGHT = 32
 
@@ -133,7 +134,7 @@ class AsyncClient:
         """
         top_k = arguments.check_stream(images, top_k, via, may_be_async=True)
         settings = self._settings(timeout_s, metadata)
-        return aio_stream.results(
+        return stream_results(
             images,
             lambda: self._run(self._protocol.batch_size(via), settings),
             lambda batch: self._classify_in_turn(batch, top_k, via, settings),

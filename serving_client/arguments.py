@@ -11,7 +11,7 @@ from typing import Any, TypeGuard, get_args
 import grpc
 import numpy as np
 
-from serving_client.channel import Metadata, Tls
+from serving_client.connection import Metadata, Tls
 from serving_client.errors import InvalidRequest
 from serving_client.protocol import Via
 

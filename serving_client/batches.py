@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from serving_client import codec, preprocessing
+from serving_client import preprocessing
 from serving_client.calls import Answer
-from serving_client.codec import Prediction
 from serving_client.errors import ImageError
 from serving_client.model_card import ModelCard
+from serving_client.predictions import Prediction, top_predictions
 from serving_client.preprocessing import ImageInput, InputSpec
 
 Via = Literal["images", "encoded"]
@@ -90,7 +90,7 @@ class Batch:
           ServerError: the answer does not have one row of probabilities for each valid image.
         """
         predictions = iter(
-            codec.top_predictions(
+            top_predictions(
                 answer.outputs, card, top_k, len(self.inputs), nan_is_undecodable=self.via == "encoded"
             )
         )

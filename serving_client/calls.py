@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import numpy.typing as npt
 
 from serving_client import codec, signatures, wire
-from serving_client.codec import VersionStatus
 from serving_client.errors import DeadlineExceeded, ModelNotFound
+from serving_client.predictions import VersionStatus
 from serving_client.signatures import Signature
 
 # Half of two servers behind a proxy may have a version. Calls that are spread at random miss it so many times

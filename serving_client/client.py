@@ -2,7 +2,7 @@
 
 To follow one image from file to label, read `Client.classify`, then `Protocol.classify` (which calls are
 made), `preprocessing.preprocess` (file to tensor), `codec.encode_predict_request` (tensor to bytes),
-`Conversation.send`, and `codec.top_predictions` (probabilities to labels).
+`Conversation.send`, and `top_predictions` (probabilities to labels).
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from typing import Any, TypeVar
 import grpc
 import numpy.typing as npt
 
-from serving_client import arguments, stream
-from serving_client.channel import DEFAULT_TIMEOUT_S, Metadata, Tls
-from serving_client.closing import Closing
-from serving_client.codec import Outputs, Prediction, VersionStatus
+from serving_client import arguments
+from serving_client.connection import DEFAULT_TIMEOUT_S, Metadata, Tls
 from serving_client.errors import ImageError, ServingError
 from serving_client.model_card import ModelCard
+from serving_client.predictions import Outputs, Prediction, VersionStatus
 from serving_client.preprocessing import ImageInput
 from serving_client.protocol import Call, Pause, Protocol, Result, Steps, Via
-from serving_client.transport import Transport
+from serving_client.streams.closing import Closing
+from serving_client.streams.threads import stream_results
+from serving_client.transport.threads import Transport
 
 _T = TypeVar("_T")
 
@@ -159,7 +160,7 @@ class Client:
         """
         top_k = arguments.check_stream(images, top_k, via, may_be_async=False)
         settings = self._settings(timeout_s, metadata)
-        return stream.results(
+        return stream_results(
             images,
             lambda: self._run(self._protocol.batch_size(via), settings),
             lambda batch: self._run(self._protocol.classify(batch, top_k, via), settings),

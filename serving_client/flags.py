@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from serving_client.arguments import check_count, check_model, check_server, check_timeout, check_version
-from serving_client.channel import DEFAULT_TIMEOUT_S, Tls
 from serving_client.client import Client
+from serving_client.connection import DEFAULT_TIMEOUT_S, Tls
 from serving_client.errors import InvalidRequest
 
 

@@ -7,8 +7,8 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 
-from serving_client import heif
 from serving_client.errors import ImageError
+from serving_client.formats import heif
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", *heif.SUFFIXES)
 STDIN = "-"

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from serving_client.codec import Prediction, VersionStatus
 from serving_client.model_card import ModelCard
+from serving_client.predictions import Prediction, VersionStatus
 
 PROGRAM = "python -m serving_client"
 

@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from serving_client import decoding, image_format, resizing
+from serving_client import resizing
 from serving_client.errors import ImageError
-from serving_client.heif import heif_format, open_heif, why_unsupported
-from serving_client.orientation import orientation_in_exif, read_orientation, turn_upright
+from serving_client.formats import decoding, inspection
+from serving_client.formats.heif import heif_format, open_heif, why_unsupported
+from serving_client.formats.orientation import orientation_in_exif, read_orientation, turn_upright
 
 ImageInput = Union[str, "os.PathLike[str]", bytes, Image.Image, "npt.NDArray[np.uint8]"]
 """A path, encoded bytes, a PIL image, or a uint8 RGB array (H, W, 3)."""
@@ -170,7 +171,7 @@ def image_size(data: bytes) -> tuple[int, int]:
     if heif_format(data):
         with _explain_errors("The image cannot be read"), open_heif(data) as image:
             return image.size
-    contents = image_format.inspect(data)
+    contents = inspection.inspect(data)
     return contents.width_px, contents.height_px
 
 

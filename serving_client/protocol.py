@@ -17,9 +17,9 @@ from serving_client import cards, codec, signatures
 from serving_client.batches import Batch, Result, Via, largest_batch
 from serving_client.calls import Call, ModelCalls, Pause, Steps
 from serving_client.cards import Cards
-from serving_client.codec import Outputs, VersionStatus
 from serving_client.errors import InvalidRequest
 from serving_client.model_card import ModelCard
+from serving_client.predictions import Outputs, VersionStatus
 from serving_client.preprocessing import ImageInput
 from serving_client.signatures import Signature
 

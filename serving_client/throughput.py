@@ -18,7 +18,7 @@ from serving_client.client import Client
 from serving_client.errors import ServingError
 from serving_client.preprocessing import ImageInput, InputSpec
 from serving_client.protocol import Call, Via
-from serving_client.workers import Workers
+from serving_client.streams.workers import Workers
 
 _WARM_UP_CALLS = 2
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from serving_client import orientation, webp
+from serving_client.formats import orientation, webp_frame
 from tests.exif_files import (
     FORMATS,
     LONG,
@@ -155,8 +155,8 @@ def test_both_sides_turn_an_image_upright(value: int) -> None:
 
 
 def test_both_sides_walk_equally_far() -> None:
-    assert webp.MAX_STEPS == graph_chunks.MAX_STEPS
-    for steps, found in ((webp.MAX_STEPS - 1, True), (webp.MAX_STEPS, False)):
+    assert webp_frame.MAX_STEPS == graph_chunks.MAX_STEPS
+    for steps, found in ((webp_frame.MAX_STEPS - 1, True), (webp_frame.MAX_STEPS, False)):
         # Its own header segment comes behind these.
         file = JPEG[:2] + segment(0xFE, b"") * steps + segment(0xE1, EXIF + exif_block(6))
         assert orientation.read_orientation(file) == (6 if found else 1)
@@ -214,7 +214,7 @@ def test_both_sides_find_the_same_first_frame_in_mutated_files() -> None:
         animated(),
         animated(lossless=False),
     ]
-    files = [file for file in mutated_files(seeds, 8_000) if webp.is_webp(file)]
-    expected = [webp.first_frame(file) for file in files]
+    files = [file for file in mutated_files(seeds, 8_000) if webp_frame.is_webp(file)]
+    expected = [webp_frame.first_frame(file) for file in files]
     assert sum(first != file for first, file in zip(expected, files, strict=True)) > 500
     assert first_frames_in_the_graph(tf.constant(files)).numpy().tolist() == expected

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from serving_client.codec import Prediction
 from serving_client.model_card import ModelCard
+from serving_client.predictions import Prediction
 from serving_client.protocol import Result
 
 

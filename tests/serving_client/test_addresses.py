@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from serving_client import InvalidRequest, dns_query
-from serving_client.addresses import parse_server
+from serving_client import InvalidRequest
+from serving_client.transport import dns_query
+from serving_client.transport.addresses import parse_server
 
 A, CNAME, AAAA = 1, 5, 28
 OK, SERVER_FAILURE, NAME_ERROR = 0, 2, 3

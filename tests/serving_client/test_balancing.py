@@ -12,9 +12,9 @@ import grpc
 import pytest
 
 from serving_client import DeadlineExceeded, InvalidRequest, ModelNotFound, ServerError, ServerUnavailable
-from serving_client.balancing import Attempt, Balancer, Server
-from serving_client.delivery import Delivery
 from serving_client.errors import ServingError
+from serving_client.transport.balancing import Attempt, Balancer, Server
+from serving_client.transport.delivery import Delivery
 
 OK = grpc.StatusCode.OK
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE

@@ -11,8 +11,8 @@ import pytest
 
 from serving_client import wire
 from serving_client.calls import Call, Pause, Steps
-from serving_client.codec import Outputs, Prediction
 from serving_client.errors import DeadlineExceeded, InvalidRequest, ModelNotFound, ServerError, ServingError
+from serving_client.predictions import Outputs, Prediction
 from serving_client.protocol import Protocol
 from tests.serving_client.fake_model_server import card, set_text
 

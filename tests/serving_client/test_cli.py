@@ -13,7 +13,7 @@ import pytest
 
 from serving_client import ServerUnavailable, cli
 from serving_client.protocol import Call, Protocol
-from serving_client.transport import Conversation
+from serving_client.transport.threads import Conversation
 
 
 def run(argv: list[object], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -89,7 +89,7 @@ def test_prints_the_answers_that_came_before_the_server_went_away(
 ) -> None:
     paths = pictures(image_tree)[:4]
     monkeypatch.setattr(Protocol, "batch_size", two_images)
-    monkeypatch.setattr("serving_client.stream.STREAM_BATCHES", 1)
+    monkeypatch.setattr("serving_client.streams.threads.STREAM_BATCHES", 1)
     send = Conversation.send
     calls: list[Call] = []
 

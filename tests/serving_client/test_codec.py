@@ -16,9 +16,10 @@ from serving_client import (
     ServingError,
     codec,
     errors,
-    statuses,
 )
 from serving_client.model_card import parse_model_card
+from serving_client.predictions import top_predictions
+from serving_client.transport import statuses
 from tests.serving_client.fake_model_server import card
 
 CARD = json.dumps(card(96)).encode()
@@ -69,7 +70,7 @@ def top(
     if decoded is not None:
         outputs["decoded"] = np.array(decoded)
     rows = len(outputs["probabilities"])
-    return codec.top_predictions(outputs, LABELLED, top_k, rows, nan_is_undecodable=nan_is_undecodable)
+    return top_predictions(outputs, LABELLED, top_k, rows, nan_is_undecodable=nan_is_undecodable)
 
 
 def test_an_image_that_the_model_cannot_decode_is_an_error_in_its_row() -> None:
@@ -101,7 +102,7 @@ def test_equal_probabilities_come_in_the_order_of_the_labels() -> None:
 def test_refuses_probabilities_that_do_not_fit_images_and_labels(shape: tuple[int, ...]) -> None:
     outputs = {"probabilities": np.zeros(shape, np.float32)}
     with pytest.raises(ServerError, match=r"\(1, 2\)"):
-        codec.top_predictions(outputs, LABELLED, 1, 1, nan_is_undecodable=False)
+        top_predictions(outputs, LABELLED, 1, 1, nan_is_undecodable=False)
 
 
 def test_an_answer_whose_rows_name_different_models_is_refused() -> None:

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from serving_client import ImageError
-from serving_client.decoding import decode
-from serving_client.image_format import why_invalid
+from serving_client.formats.decoding import decode
+from serving_client.formats.inspection import why_invalid
 from tests.pictures import cmyk, encode, photograph, pictures, png
 
 ROWS = (b"\0" + bytes(range(12))) * 3

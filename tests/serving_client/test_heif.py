@@ -10,7 +10,8 @@ import PIL
 import pytest
 from PIL import Image, ImageOps
 
-from serving_client import ImageError, InputSpec, heif, preprocessing
+from serving_client import ImageError, InputSpec, preprocessing
+from serving_client.formats import heif
 from tests.exif_files import encode, stored_turned
 from tests.heif_files import HEIF_FORMATS
 

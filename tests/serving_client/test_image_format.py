@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from serving_client import ImageError
-from serving_client.decoding import decode
-from serving_client.headers.contents import MAX_PIXELS, MAX_SIDE_PX
-from serving_client.image_format import FORMATS, format_of, inspect, why_invalid
+from serving_client.formats.contents import MAX_PIXELS, MAX_SIDE_PX
+from serving_client.formats.decoding import decode
+from serving_client.formats.inspection import FORMATS, format_of, inspect, why_invalid
 from tests.pictures import bmp, encode, numbered_picture, photograph, pictures, png, png_chunk
 
 JPEG, PNG, GIF, WEBP = (pictures()[name] for name in ("JPEG", "PNG", "GIF", "WebP"))

@@ -14,8 +14,8 @@ import pytest
 from serving_client import Client, ImageError, InvalidRequest, Prediction, ServerUnavailable, preprocessing
 from serving_client.preprocessing import ImageInput, InputSpec
 from serving_client.protocol import Call, Via
-from serving_client.stream import STREAM_BATCHES
-from serving_client.transport import Conversation
+from serving_client.streams.threads import STREAM_BATCHES
+from serving_client.transport.threads import Conversation
 from tests.serving_client.holding_server import HoldingModel, serving
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)

@@ -20,10 +20,11 @@ from typing import Any
 import grpc
 import pytest
 
-from serving_client import DeadlineExceeded, ServerUnavailable, ServingError, Tls, dns_query, wire
-from serving_client.aio_transport import AioTransport
+from serving_client import DeadlineExceeded, ServerUnavailable, ServingError, Tls, wire
 from serving_client.calls import Call
-from serving_client.transport import Transport
+from serving_client.transport import dns_query
+from serving_client.transport.tasks import AioTransport
+from serving_client.transport.threads import Transport
 from tests.model_servers import NameServer
 from tests.model_servers.servers import reserved_port
 from tests.serving_client.test_channel import pem

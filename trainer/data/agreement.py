@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from serving_client import decoding
 from serving_client.errors import ImageError
+from serving_client.formats import decoding
 from trainer.data.decoding import decode
 from trainer.data.image_set import ImageSet
 from trainer.data.invalid_images import InvalidImage

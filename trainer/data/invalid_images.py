@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from serving_client import image_format
+from serving_client.formats import inspection
 from trainer.errors import DataError, join_names
 
 
@@ -37,7 +37,7 @@ def inspect_image_file(path: Path) -> tuple[str, InvalidImage | None]:
         data = path.read_bytes()
     except OSError as error:
         return "", InvalidImage(path, f"cannot be read: {error.strerror}")
-    reason = image_format.why_invalid(data) if _is_utf8(path) else "its name is not valid UTF-8"
+    reason = inspection.why_invalid(data) if _is_utf8(path) else "its name is not valid UTF-8"
     return hashlib.sha256(data).hexdigest(), InvalidImage(path, reason) if reason else None
 
 

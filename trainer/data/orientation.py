@@ -1,7 +1,7 @@
 """Read the EXIF orientation of an image file in the graph, and turn the decoded levels upright.
 
-TensorFlow has no operation for it. `serving_client.orientation` states the definition and does the same in
-Python; tests/test_orientation.py compares the two on mutated files.
+TensorFlow has no operation for it. `serving_client.formats.orientation` states the definition and does the
+same in Python; tests/test_orientation.py compares the two on mutated files.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from serving_client import preprocessing
 from serving_client.errors import ImageError
-from serving_client.heif import heif_format
+from serving_client.formats.heif import heif_format
 
 
 def lossless_copy(data: bytes) -> bytes:

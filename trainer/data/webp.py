@@ -3,7 +3,8 @@
 TensorFlow's decoder refuses an animation, and alpha where three channels are asked for. With the number of
 channels left open it ends the process on some animations ("Check failed" in TensorFlow 2.21).
 
-`serving_client.webp` does the same in Python; tests/test_orientation.py compares the two on mutated files.
+`serving_client.formats.webp_frame` does the same in Python; tests/test_orientation.py compares the two on
+mutated files.
 Source: the WebP container specification.
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_client import heif
+from serving_client.formats import heif
 from tests.pictures import numbered_picture
 from trainer.data.invalid_images import (
     InvalidImage,

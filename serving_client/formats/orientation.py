@@ -20,7 +20,7 @@ import struct
 
 from PIL import Image
 
-from serving_client.webp import MAX_STEPS, is_webp, webp_end
+from serving_client.formats.webp_frame import MAX_STEPS, is_webp, webp_end
 
 EXIF_PREFIX = b"Exif\0\0"
 

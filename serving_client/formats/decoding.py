@@ -11,11 +11,10 @@ import io
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from serving_client import image_format
 from serving_client.errors import ImageError
-from serving_client.headers import bmp, png
-from serving_client.headers.contents import Contents, damaged
-from serving_client.webp import first_frame
+from serving_client.formats import bmp, inspection, png
+from serving_client.formats.contents import Contents, damaged
+from serving_client.formats.webp_frame import first_frame
 
 
 def decode(data: bytes) -> Image.Image:
@@ -29,7 +28,7 @@ def decode(data: bytes) -> Image.Image:
     Raises:
       ImageError: the file is not a valid picture. The message is what came instead: "a truncated PNG".
     """
-    contents = image_format.inspect(data)
+    contents = inspection.inspect(data)
     if contents.format == "BMP":
         return _decode_bmp(data, contents)
     if contents.format == "PNG":

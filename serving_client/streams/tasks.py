@@ -8,16 +8,16 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
-from serving_client import batching
-from serving_client.batching import Batches
-from serving_client.closing import Closing
 from serving_client.preprocessing import ImageInput
 from serving_client.protocol import Result
-from serving_client.stream import STREAM_BATCHES
-from serving_client.workers import Workers
+from serving_client.streams import collecting
+from serving_client.streams.closing import Closing
+from serving_client.streams.collecting import Batches
+from serving_client.streams.threads import STREAM_BATCHES
+from serving_client.streams.workers import Workers
 
 
-async def results(
+async def stream_results(
     images: Iterable[ImageInput] | AsyncIterable[ImageInput],
     batch_size: Callable[[], Awaitable[int]],
     classify: Callable[[list[ImageInput]], Coroutine[Any, Any, list[Result]]],
@@ -99,10 +99,10 @@ class _Source:
     def start(self) -> None:
         if isinstance(self._images, AsyncIterable):
             self._task = asyncio.create_task(self._read(self._images))
-        elif batching.are_in_memory(self._images):
+        elif collecting.are_in_memory(self._images):
             self.batches.put_all(self._images)
         else:
-            self._thread.submit(batching.read, self._images, self.batches)
+            self._thread.submit(collecting.read, self._images, self.batches)
 
     def take(self) -> list[ImageInput]:
         batch = self.batches.take()

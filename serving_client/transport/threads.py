@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import grpc
 
-from serving_client.balancing import Attempt, Server
 from serving_client.calls import Call
-from serving_client.channel import Metadata, Tls
-from serving_client.route import Route
+from serving_client.connection import Metadata, Tls
+from serving_client.transport.balancing import Attempt, Server
+from serving_client.transport.route import Route
 
 # What a call waits for: an ended attempt with its future, or None when something else has changed.
 _Events = queue.SimpleQueue[tuple[Attempt, grpc.Future] | None]

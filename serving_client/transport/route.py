@@ -6,13 +6,14 @@ import time
 
 import grpc
 
-from serving_client import statuses
-from serving_client.addresses import parse_server
-from serving_client.balancing import Balancer, Server
 from serving_client.calls import Call
-from serving_client.channel import Dialer, Metadata, Tls
-from serving_client.delivery import Delivery
+from serving_client.connection import Metadata, Tls
 from serving_client.errors import ServingError
+from serving_client.transport import statuses
+from serving_client.transport.addresses import parse_server
+from serving_client.transport.balancing import Balancer, Server
+from serving_client.transport.delivery import Delivery
+from serving_client.transport.dialing import Dialer
 
 
 class Route:

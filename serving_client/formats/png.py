@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-from serving_client.headers.contents import MAX_BLOCKS, Contents, damaged, truncated, unsupported
+from serving_client.formats.contents import MAX_BLOCKS, Contents, damaged, truncated, unsupported
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

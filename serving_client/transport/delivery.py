@@ -7,10 +7,10 @@ from collections import Counter
 
 import grpc
 
-from serving_client import statuses
-from serving_client.balancing import Attempt, Balancer, Server
 from serving_client.errors import ServingError
-from serving_client.statuses import Retry
+from serving_client.transport import statuses
+from serving_client.transport.balancing import Attempt, Balancer, Server
+from serving_client.transport.statuses import Retry
 
 # A call is sent to each server at most so often, with these waits before it is sent to one again.
 MAX_TRIES = 5

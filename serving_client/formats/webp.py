@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from serving_client.headers.contents import Contents, damaged, truncated, unsupported
+from serving_client.formats.contents import Contents, damaged, truncated, unsupported
 
 _BITSTREAMS = (b"VP8 ", b"VP8L")
 _FRAME_HEADER = 16
@@ -17,7 +17,7 @@ _MAX_CHUNKS = 1000
 def read(data: bytes) -> Contents:
     """Read the chunks of a WebP; the pixels of an animated one are those of its first frame.
 
-    Only the first lossy or lossless bitstream decides the pixels (`serving_client.webp`). Alpha is dropped.
+    Only the first lossy or lossless bitstream decides the pixels (`webp_frame.py`). Alpha is dropped.
 
     Raises:
       ImageError: it is damaged or truncated, or its first frame does not fill the canvas.

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import grpc
 
-from serving_client import statuses
+from serving_client.transport import statuses
 
 # The time between two resolutions of the name: usually, while calls fail, and while it has no address.
 _REFRESH_S, _REFRESH_FAILING_S, _REFRESH_EMPTY_S = 5.0, 1.0, 0.1

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from serving_client.errors import ImageError
-from serving_client.headers import bmp, gif, jpeg, png, webp
-from serving_client.headers.contents import Contents
-from serving_client.heif import heif_format, why_unsupported
+from serving_client.formats import bmp, gif, jpeg, png, webp
+from serving_client.formats.contents import Contents
+from serving_client.formats.heif import heif_format, why_unsupported
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WebP")
 

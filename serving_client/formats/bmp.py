@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from serving_client.headers.contents import Contents, damaged, truncated, unsupported
+from serving_client.formats.contents import Contents, damaged, truncated, unsupported
 
 _HEADER_SIZES = (40, 52, 56, 64, 108, 124)
 _PLAIN, _BITFIELDS = 0, 3

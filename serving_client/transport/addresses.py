@@ -9,8 +9,8 @@ import re
 import socket
 from urllib.parse import unquote
 
-from serving_client import dns_query
 from serving_client.errors import InvalidRequest
+from serving_client.transport import dns_query
 
 _LABEL = r"[^\W-](?:[\w-]{0,61}\w)?"
 _HOST_NAME = re.compile(rf"_?{_LABEL}(?:\._?{_LABEL})*\.?")

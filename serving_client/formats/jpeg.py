@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from serving_client.headers.contents import MAX_BLOCKS, Contents, damaged, truncated, unsupported
+from serving_client.formats.contents import MAX_BLOCKS, Contents, damaged, truncated, unsupported
 
 MAX_SCANS = 200
 """Most scans of a progressive JPEG; usual ones have about 10. Decoding passes over the picture for each."""

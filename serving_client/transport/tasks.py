@@ -10,10 +10,10 @@ from typing import Any
 
 import grpc
 
-from serving_client.balancing import Attempt, Server
 from serving_client.calls import Call
-from serving_client.channel import Metadata, Tls
-from serving_client.route import Route
+from serving_client.connection import Metadata, Tls
+from serving_client.transport.balancing import Attempt, Server
+from serving_client.transport.route import Route
 
 
 @dataclasses.dataclass(frozen=True)

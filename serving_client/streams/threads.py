@@ -8,18 +8,18 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 
-from serving_client import batching
-from serving_client.batching import Batches
-from serving_client.closing import Closing
 from serving_client.preprocessing import ImageInput
 from serving_client.protocol import Result
-from serving_client.workers import Workers
+from serving_client.streams import collecting
+from serving_client.streams.closing import Closing
+from serving_client.streams.collecting import Batches
+from serving_client.streams.workers import Workers
 
 # Batches that one stream decodes, sends and waits for in parallel, in `Client` and in `AsyncClient`.
 STREAM_BATCHES = min(8, (os.cpu_count() or 1) + 2)
 
 
-def results(
+def stream_results(
     images: Iterable[ImageInput],
     batch_size: Callable[[], int],
     classify: Callable[[list[ImageInput]], list[Result]],
@@ -50,10 +50,10 @@ def results(
 
     with closing.waking(awake.set):
         try:
-            if batching.are_in_memory(images):
+            if collecting.are_in_memory(images):
                 batches.put_all(images)
             else:
-                reader.submit(batching.read, images, batches)
+                reader.submit(collecting.read, images, batches)
             if not _wait_for_image(batches, awake, closing):
                 return  # without images there is nothing to ask the server
             batches.resize(batch_size())

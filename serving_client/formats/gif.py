@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from serving_client.headers.contents import MAX_BLOCKS, Contents, damaged, truncated, unsupported
+from serving_client.formats.contents import MAX_BLOCKS, Contents, damaged, truncated, unsupported
 
 MAX_ALL_PIXELS = 2**28
 """Most pixels of all frames together: TensorFlow decodes all of them, and keeps the first."""

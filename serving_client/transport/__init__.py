@@ -1,0 +1,1 @@
+"""Send calls to the servers behind one name: resolve it, choose a server, retry, and hedge."""
