@@ -18,8 +18,8 @@ from serving_client.errors import DeadlineExceeded, ModelNotFound
 from serving_client.predictions import VersionStatus
 from serving_client.signatures import Signature
 
-# Half of two servers behind a proxy may have a version. Calls that are spread at random miss it so many times
-# in a row with a probability of 1 in 65,536.
+# If one of two servers behind a proxy has the version, calls that are spread at random miss it 16 times in a
+# row with a probability of 1 in 65,536.
 _MAX_TRIES = 16
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.04
 
@@ -43,7 +43,7 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Pause:
-    """Time to wait before the conversation goes on."""
+    """Time to wait before the next call."""
 
     seconds: float
 

@@ -123,12 +123,12 @@ CASES = {
 }
 
 
-@tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])  # type: ignore[untyped-decorator]
+@tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])  # type: ignore[untyped-decorator]  # TensorFlow has no types
 def in_the_graph(files: tf.Tensor) -> tf.Tensor:
     return tf.map_fn(graph_orientation.read_orientation, files, fn_output_signature=tf.int64)
 
 
-@tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])  # type: ignore[untyped-decorator]
+@tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])  # type: ignore[untyped-decorator]  # TensorFlow has no types
 def first_frames_in_the_graph(files: tf.Tensor) -> tf.Tensor:
     return tf.map_fn(graph_webp.first_frame, files)
 

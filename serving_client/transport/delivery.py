@@ -96,7 +96,7 @@ class Delivery:
             self.last_server = attempt.server
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             raise self._deadline_exceeded(details)
-        if retry is Retry.NOWHERE:
+        if retry is Retry.NOWHERE or (retry is Retry.OTHER_SERVERS and self._same_server):
             raise error
         self._last_error = error
         if retry is Retry.OTHER_SERVERS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import grpc
 
@@ -13,6 +13,8 @@ from serving_client.calls import Call
 from serving_client.connection import Metadata, Tls
 from serving_client.transport.balancing import Attempt, Server
 from serving_client.transport.route import Route
+
+_MAX_CLOSE_S = 0.5
 
 # What a call waits for: an ended attempt with its future, or None when something else has changed.
 _Events = queue.SimpleQueue[tuple[Attempt, grpc.Future] | None]
@@ -57,8 +59,10 @@ class Transport:
             self._is_closed = True
             channels, self._channels = self._channels, {}
         self._wake()
-        for channel in channels.values():
-            channel.close()
+        # If Ctrl-C interrupted gRPC while it started a call, closing the channel waits for that call for ever.
+        closing = threading.Thread(target=_close, args=(channels.values(),), name="close", daemon=True)
+        closing.start()
+        closing.join(_MAX_CLOSE_S)
 
     def start(
         self, attempt: Attempt, call: Call, timeout_s: float, metadata: Metadata, events: _Events
@@ -123,6 +127,11 @@ class Transport:
     def _wake(self) -> None:
         for events in list(self._waiting):
             events.put(None)
+
+
+def _close(channels: Iterable[grpc.Channel]) -> None:
+    for channel in channels:
+        channel.close()
 
 
 class Conversation:

@@ -141,7 +141,7 @@ STATUS_CASES = [
         {"output_filter": ["zz"]},
         INVALID,
         "output tensor alias not found in signature: zz "
-        "Outputs expected to be in the set {logits,probabilities}.",
+        "Outputs expected to be in the set {logits,model_id,probabilities}.",
         id="unknown output",
     ),
     pytest.param(

@@ -37,6 +37,7 @@ def test_answers_with_names_shapes_and_the_version(predict: PredictCall) -> None
     response = predict({"images": np.zeros((16, 32, 32, 3), np.float32)})
     assert {key: tf.make_ndarray(value).shape for key, value in response.outputs.items()} == {
         "logits": (16, 6),
+        "model_id": (16,),
         "probabilities": (16, 6),
     }
     spec = response.model_spec
@@ -75,8 +76,8 @@ def test_metadata_lists_the_three_signatures(channel: grpc.Channel) -> None:
         if not key.startswith("__")
     }
     assert contract == {
-        "serving_default": ({"images"}, {"logits", "probabilities"}),
-        "encoded_images": ({"encoded"}, {"logits", "probabilities"}),
+        "serving_default": ({"images"}, {"logits", "model_id", "probabilities"}),
+        "encoded_images": ({"encoded"}, {"decoded", "logits", "model_id", "probabilities"}),
         "describe": ({"query"}, {"card"}),
     }
     images = signatures.signature_def["serving_default"].inputs["images"]

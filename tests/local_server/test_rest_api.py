@@ -66,7 +66,7 @@ def test_predict_by_row_and_by_column_answer_the_same(ask: Ask, row: list[Any], 
     path = f"/v1/models/tiny{where}:predict"
     status, by_row = ask("POST", path, {"instances": [row, row]})
     assert status == 200
-    assert [set(row) for row in by_row["predictions"]] == [{"logits", "probabilities"}] * 2
+    assert [set(row) for row in by_row["predictions"]] == [{"logits", "model_id", "probabilities"}] * 2
     status, by_column = ask("POST", path, {"inputs": {"images": [row, row]}})
     assert status == 200
     assert by_column["outputs"]["logits"] == [row["logits"] for row in by_row["predictions"]]

@@ -137,7 +137,7 @@ def test_calls_wait_for_the_only_server_that_has_their_version(servers: Servers,
         for _ in range(3):
             traffic.wait_for(30)
             both.hang()
-            time.sleep(1.5)  # long enough to be taken for dead
+            time.sleep(1.5)  # long enough to look dead
             both.resume()
         traffic.wait_for(60)
     assert not traffic.failed, f"{len(traffic.failed)} of {len(traffic.answers)}: {traffic.failed[0].error}"

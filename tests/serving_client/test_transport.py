@@ -188,7 +188,7 @@ class Load:
                 self.answers.append((time.monotonic() - started, answer))
 
     def wait_for(self, calls: int) -> list[str]:
-        """Wait for so many more answers; return which servers gave them."""
+        """Wait for more answers; return which servers gave them."""
         start = len(self.answers)
         deadline = time.monotonic() + 60
         while len(self.answers) < start + calls:

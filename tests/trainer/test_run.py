@@ -63,6 +63,7 @@ def test_the_model_card_describes_the_run(published: run.Published, settings: Se
         "channels": "RGB",
         "preprocessing": "caffe",
         "resize_filter": "bilinear",
+        "exif_orientation": True,
     }
     assert card["backbone"] == {"name": "vgg16", "weights": "vgg16.weights.h5"}
     assert card["data"]["train"]["images"] == 48
