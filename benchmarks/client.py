@@ -24,7 +24,9 @@ from PIL import Image
 
 from benchmarks import figures, stub_server
 from serving_client import Client, InputSpec, codec, preprocessing, wire
+from serving_client.connection import Metadata
 from serving_client.protocol import Call
+from serving_client.transport.threads import Conversation, Transport
 
 OURS = "import serving_client"
 THEIRS = "from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc"
@@ -213,12 +215,34 @@ class InstantClient(Client):
     def __init__(self, image_size_px: int) -> None:
         """Connect to nothing."""
         super().__init__("localhost:1", model="m")
-        self._card_json = stub_server.model_card(image_size_px)
+        self._transport = InstantTransport(stub_server.model_card(image_size_px))
         self.describe()
+
+
+class InstantTransport(Transport):
+    """Answers in this process."""
+
+    def __init__(self, card: bytes) -> None:
+        """Connect to nothing."""
+        super().__init__("localhost:1", "m")
+        self._card = card
+
+    def conversation(self, timeout_s: float, metadata: Metadata = ()) -> Conversation:
+        """Begin a conversation whose calls are answered at once."""
+        return InstantConversation(self, timeout_s, self._card)
+
+
+class InstantConversation(Conversation):
+    """Calls that are answered in this process."""
+
+    def __init__(self, transport: Transport, timeout_s: float, card: bytes) -> None:
+        """Answer with this card."""
+        super().__init__(transport, timeout_s, ())
+        self._card = card
 
     def send(self, call: Call) -> bytes:
         """Answer the call."""
-        return stub_server.respond(call.request, self._card_json)
+        return stub_server.respond(call.request, self._card)
 
 
 def environments(work: Path, workload: Workload) -> dict[str, float]:

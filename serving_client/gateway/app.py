@@ -109,8 +109,8 @@ async def classify(
     received = await uploads.read(request, state.limits)
     state.images = len(received)  # for the log
     images = [image for _, image in received if not isinstance(image, ImageError)]
-    answers = state.client.stream(images, top_k=top_k, via=via)
-    results = [image if isinstance(image, ImageError) else await anext(answers) for _, image in received]
+    async with contextlib.aclosing(state.client.stream(images, top_k=top_k, via=via)) as answers:
+        results = [image if isinstance(image, ImageError) else await anext(answers) for _, image in received]
     invalid = [result for result in results if isinstance(result, ImageError)]
     state.metrics.images.labels("unreadable").inc(len(invalid))
     state.metrics.images.labels("classified").inc(len(results) - len(invalid))

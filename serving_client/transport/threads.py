@@ -59,7 +59,7 @@ class Transport:
             self._is_closed = True
             channels, self._channels = self._channels, {}
         self._wake()
-        # If Ctrl-C interrupted gRPC while it started a call, closing the channel waits for that call for ever.
+        # If Ctrl-C interrupted gRPC while it started a call, closing the channel waits for that call forever.
         closing = threading.Thread(target=_close, args=(channels.values(),), name="close", daemon=True)
         closing.start()
         closing.join(_MAX_CLOSE_S)

@@ -4,6 +4,7 @@ import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -23,10 +24,10 @@ PHOTOGRAPH.paste((200, 30, 60), (5, 5, 30, 20))
 @pytest.mark.parametrize("options", HEIF_FORMATS.values(), ids=HEIF_FORMATS.keys())
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_pixels_are_decoded_upright_and_sent_as_a_lossless_copy(
-    options: dict[str, object], orientation: int, tmp_path: Path
+    options: dict[str, Any], orientation: int, tmp_path: Path
 ) -> None:
     path = tmp_path / "picture.heic"
-    path.write_bytes(stored_turned(PHOTOGRAPH, orientation=orientation, **options))  # type: ignore[arg-type]
+    path.write_bytes(stored_turned(PHOTOGRAPH, orientation=orientation, **options))
     shown = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
     for image in (path, path.read_bytes(), Image.open(path)):
         np.testing.assert_array_equal(preprocessing.decode(image, exif_orientation=True), shown)
@@ -36,8 +37,8 @@ def test_pixels_are_decoded_upright_and_sent_as_a_lossless_copy(
 
 
 @pytest.mark.parametrize("options", HEIF_FORMATS.values(), ids=HEIF_FORMATS.keys())
-def test_a_truncated_file_is_an_image_error(options: dict[str, object]) -> None:
-    file = encode(PHOTOGRAPH, **options)  # type: ignore[arg-type]
+def test_a_truncated_file_is_an_image_error(options: dict[str, Any]) -> None:
+    file = encode(PHOTOGRAPH, **options)
     for length in (12, 40, len(file) // 2, len(file) - 5):
         with pytest.raises(ImageError) as caught:
             preprocessing.encode(file[:length], SPEC)

@@ -486,7 +486,7 @@ def test_a_call_carries_metadata_authority_and_what_interceptors_add(request: py
         def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
             return continuation(with_header(details), request)
 
-    class AioAdding(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    class AioAdding(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpc has no types
         async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
             return await continuation(with_header(details), request)
 

@@ -21,8 +21,9 @@ import numpy as np
 import tensorflow as tf
 
 from serving_client import preprocessing
+from serving_client.errors import ImageError
 from trainer.data import ImageExamples
-from trainer.errors import ExportMismatchError
+from trainer.errors import DataError, ExportMismatchError
 from trainer.export.published_version import PublishedVersion
 from trainer.model import logits_per_class
 
@@ -104,7 +105,11 @@ def sample_examples(examples: ImageExamples) -> ImageExamples:
 
 
 def preprocess_as_client(version: PublishedVersion, paths: Sequence[Path]) -> np.ndarray:
-    """Preprocess images with `serving_client`, as the version's model card says: float32 (N, H, W, 3)."""
+    """Preprocess images with `serving_client`, as the version's model card says: float32 (N, H, W, 3).
+
+    Raises:
+      DataError: an image cannot be read any more.
+    """
     card = version.card["input"]
     spec = preprocessing.InputSpec(
         card["height_px"],
@@ -113,7 +118,12 @@ def preprocess_as_client(version: PublishedVersion, paths: Sequence[Path]) -> np
         card["resize_filter"],
         exif_orientation=card.get("exif_orientation", False),
     )
-    return np.stack([preprocessing.preprocess(path, spec) for path in paths])
+    try:
+        return np.stack([preprocessing.preprocess(path, spec) for path in paths])
+    except ImageError as error:  # its first read has succeeded, so it has changed since
+        raise DataError(
+            f"{error} The file has changed during the run. Restore it and start again."
+        ) from error
 
 
 def check_export(version: PublishedVersion, network: keras.Model, examples: ImageExamples) -> ExportCheck:
