@@ -98,10 +98,10 @@ class RestServer(ThreadingHTTPServer):
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection whose last answer has been sent."""
-        super().shutdown_request(request)
-        with self._changed:
+        with self._changed:  # before it is closed, because `drain` asks the open ones for data
             self._connections.pop(request, None)
             self._changed.notify_all()
+        super().shutdown_request(request)
 
     def set_running(self, connection: socket.socket, is_running: bool) -> None:
         """Record whether a call is running on a connection."""
